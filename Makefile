@@ -1,0 +1,75 @@
+# Every target does all of its own set-up, in $(VENV), and does it again only when the requirements change.
+
+VENV ?= .venv
+# The first Python on the path that is new enough; PYTHON=python3.12 VENV=.venv312 chooses another.
+PYTHON ?= $(firstword $(foreach p,python3 python3.13 python3.12 python3.11 python3.14,\
+	$(shell $(p) -c 'import sys; sys.version_info >= (3, 11) and print("$(p)")' 2>/dev/null)))
+# Processes that run the tests: 0 is this one alone.
+WORKERS ?= 0
+PYTEST = $(VENV)/bin/python -m pytest -n $(WORKERS) $(PYTEST_FLAGS)
+BIOCLIP = $(VENV)/bin/bioclip-jax
+SOURCES = bioclip_jax $(wildcard configs data evals launch) tests setup.py
+
+# DEMO=small is the same chain on less data and for fewer steps, as a check.
+DEMO ?= full
+DEMO_DATA_full = --num-images 20000
+DEMO_DATA_small = --num-images 2000 --num-species 40
+DEMO_TRAIN_full =
+DEMO_TRAIN_small = --total-steps 40
+
+.DEFAULT_GOAL = help
+.NOTPARALLEL:
+.DELETE_ON_ERROR:
+.PHONY: help demo test test-core test-slow test-full lint format clean
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' Makefile
+
+demo: $(VENV)/.runtime ## build data, train, evaluate, report and export, in demo/ (DEMO=small: a shorter one)
+	rm -rf demo
+	$(BIOCLIP) data build synthetic demo/data $(DEMO_DATA_$(DEMO))
+	$(BIOCLIP) train configs/demo.py --work-dir demo/run $(DEMO_TRAIN_$(DEMO))
+	$(BIOCLIP) eval demo/run synthetic --root demo/data --results demo/results.sqlite
+	$(BIOCLIP) report demo/results.sqlite --out demo/report.html
+	$(BIOCLIP) convert demo/run demo/open_clip
+
+test: $(VENV)/.torch ## all tests but the slow ones
+	$(PYTEST)
+
+test-core: $(VENV)/.dev ## the tests that need no PyTorch
+	$(PYTEST) -m 'core and not slow'
+
+test-slow: $(VENV)/.torch ## the slow tests only
+	$(PYTEST) -m slow
+
+test-full: $(VENV)/.torch ## every test
+	$(PYTEST) -m ''
+
+lint: $(VENV)/.dev ## style, format, types, and which floor imports which
+	$(VENV)/bin/ruff check $(SOURCES)
+	$(VENV)/bin/ruff format --check $(SOURCES)
+	$(VENV)/bin/mypy
+	$(VENV)/bin/lint-imports
+
+format: $(VENV)/.dev ## write the style that lint asks for
+	$(VENV)/bin/ruff check --fix $(SOURCES)
+	$(VENV)/bin/ruff format $(SOURCES)
+
+clean: ## remove what make made: environments, the demo, caches
+	rm -rf .venv .venv-* $(VENV) demo build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
+	find $(SOURCES) -name __pycache__ -prune -exec rm -rf {} +
+
+# An environment grows: what the demo needs, what the tests and lint need besides, and PyTorch for the whole suite.
+$(VENV)/.runtime: LEVELS = .runtime
+$(VENV)/.dev: EXTRAS = [dev]
+$(VENV)/.dev: LEVELS = .runtime .dev
+$(VENV)/.torch: EXTRAS = [dev,torch]
+$(VENV)/.torch: LEVELS = .runtime .dev .torch
+
+$(VENV)/.runtime $(VENV)/.dev $(VENV)/.torch: pyproject.toml setup.py constraints.txt
+	@test -n "$(PYTHON)" || { echo "error: no Python 3.11 or newer on the path; name one with PYTHON=/path/to/python3" >&2; exit 1; }
+	@$(VENV)/bin/python -c '' 2>/dev/null || $(PYTHON) -m venv --clear $(VENV) \
+		|| { echo "error: $(PYTHON) cannot make a virtual environment; install its venv module (Debian: python3-venv)" >&2; exit 1; }
+	@echo "Setting up $(VENV) with $$($(VENV)/bin/python -V): bioclip-jax$(EXTRAS), once; this takes a few minutes"
+	@$(VENV)/bin/python -m pip install -qq --disable-pip-version-check --constraint constraints.txt --editable '.$(EXTRAS)'
+	@cd $(VENV) && touch $(LEVELS)

@@ -1,0 +1,76 @@
+"""What every test may rely on: four CPU devices, a folder of photos, and a stock open_clip."""
+
+import csv
+import importlib.util
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+# Before anything imports jax; workers and subprocesses inherit it.
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ.setdefault("JAX_NUM_CPU_DEVICES", "4")
+
+PHOTO_COLUMNS = ("kingdom", "phylum", "class", "order", "family", "genus", "species", "scientific_name", "common_name")
+
+
+@pytest.fixture(scope="session")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with `metadata.csv` (columns filepath, split, and PHOTO_COLUMNS) and the images it names.
+
+    These are the photos that BIOCLIP_JAX_PHOTOS names, or drawn ones. The splits are train, test and test_unseen.
+    """
+    if "BIOCLIP_JAX_PHOTOS" in os.environ:
+        folder = Path(os.environ["BIOCLIP_JAX_PHOTOS"])
+        assert (folder / "metadata.csv").is_file(), f"BIOCLIP_JAX_PHOTOS={folder} holds no metadata.csv"
+        return folder
+    folder = tmp_path_factory.mktemp("photos")
+    draw_photos(folder, images_per_split=120)
+    return folder
+
+
+def draw_photos(folder: Path, images_per_split: int) -> None:
+    """Writes organisms of the synthetic tree as a photo table."""
+    from bioclip_jax.recipes import load_recipe
+
+    splits = load_recipe("data", "synthetic").source(num_images=images_per_split, num_species=40, image_size=64)
+    (folder / "images").mkdir()
+    with (folder / "metadata.csv").open("w", newline="", encoding="utf-8") as file:
+        table = csv.writer(file)
+        table.writerow(("filepath", "split", *PHOTO_COLUMNS))
+        for split, source in splits.items():
+            for index in range(min(len(source), images_per_split)):
+                record = source[index]
+                path = f"images/{split}_{index:04}{image_suffix(record['image'])}"
+                (folder / path).write_bytes(record["image"])
+                table.writerow((path, split, *(record[column] for column in PHOTO_COLUMNS)))
+
+
+def image_suffix(data: bytes) -> str:
+    """The file name's ending that fits the encoded bytes."""
+    return ".jpg" if data.startswith(b"\xff\xd8") else ".png" if data.startswith(b"\x89PNG") else ".webp"
+
+
+@pytest.fixture(scope="session")
+def open_clip() -> Iterator[ModuleType]:
+    """The stock `open_clip` package, also where PyTorch is the CPU build.
+
+    open_clip imports torchvision, whose published Linux wheels hold operators compiled for CUDA. Beside a CPU build of
+    PyTorch they do not load, and the import stops at the two operators that it describes to the compiler. Declaring
+    those two, without a body, lets it go on: open_clip uses torchvision's image transforms, which are Python.
+    """
+    import torch
+
+    declarations = torch.library.Library("torchvision", "FRAGMENT")
+    folder = Path(importlib.util.find_spec("torchvision").submodule_search_locations[0])
+    try:
+        for extension in folder.glob("_C*.so"):
+            torch.ops.load_library(extension)
+    except OSError:
+        for operator in ("nms", "qnms"):
+            declarations.define(f"{operator}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+    import open_clip
+
+    yield open_clip  # noqa: PT022 the declarations last as long as this generator
