@@ -1,0 +1,238 @@
+"""What a run is: frozen dataclasses, every field typed, documented and reachable from the command line.
+
+A recipe in `configs/` is one `TrainConfig` (or a grid of them). Nothing here imports JAX, so that `--help` is quick,
+and everything here turns into JSON and back, so that opening a run never executes a file found in it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import types
+import typing
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from bioclip_jax.errors import UsageError, UserError
+
+Activation = Literal["gelu", "quick_gelu"]
+Precision = Literal["float32", "bfloat16", "float64"]
+RematPolicy = Literal["none", "dots", "full"]
+Attention = Literal["xla", "cudnn"]
+
+OPENAI_MEAN, OPENAI_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+@dataclasses.dataclass(frozen=True)
+class VisionConfig:
+    """A plain vision Transformer with a class token (Dosovitskiy et al. 2021; OpenCLIP's `VisionTransformer`)."""
+
+    image_size: int = 224
+    """Side of the square input, pixels."""
+    patch_size: int = 16
+    """Side of a patch, pixels; divides image_size."""
+    width: int = 768
+    layers: int = 12
+    heads: int = 12
+    mlp_ratio: float = 4.0
+
+
+@dataclasses.dataclass(frozen=True)
+class TextConfig:
+    """A causal text Transformer read at the end-of-text token (Radford et al. 2021)."""
+
+    context_length: int = 77
+    vocab_size: int = 49408
+    width: int = 512
+    layers: int = 12
+    heads: int = 8
+    mlp_ratio: float = 4.0
+
+
+@dataclasses.dataclass(frozen=True)
+class CLIPConfig:
+    """The shape of a CLIP model. Presets follow OpenCLIP's model configurations of the same names."""
+
+    embed_dim: int = 512
+    """Width of the space that images and texts share."""
+    vision: VisionConfig = VisionConfig()
+    text: TextConfig = TextConfig()
+    activation: Activation = "gelu"
+    """gelu is the exact erf form; quick_gelu is x * sigmoid(1.702 x), as in OpenAI's own weights."""
+    replay_projector: bool = False
+    """A second visual projector on the same pooled token, for experience replay (BioCLIP 2)."""
+
+    def __post_init__(self) -> None:
+        if self.vision.image_size % self.vision.patch_size:
+            raise UsageError(
+                f"vision.image_size {self.vision.image_size} is not a multiple of patch_size {self.vision.patch_size}"
+            )
+        for name, tower in (("vision", self.vision), ("text", self.text)):
+            if tower.width % tower.heads:
+                raise UsageError(f"{name}.width {tower.width} is not a multiple of {name}.heads {tower.heads}")
+
+    @classmethod
+    def tiny(cls, image_size: int = 64) -> CLIPConfig:
+        """About 8 million parameters, most of them in the token table: for CPUs, tests and demos."""
+        return cls(
+            embed_dim=128,
+            vision=VisionConfig(image_size, patch_size=8, width=128, layers=6, heads=4),
+            text=TextConfig(width=128, layers=3, heads=4),
+        )
+
+    @classmethod
+    def vit_s16(cls) -> CLIPConfig:
+        """ViT-S-16."""
+        return cls(384, VisionConfig(patch_size=16, width=384, heads=6), TextConfig(width=384, heads=6))
+
+    @classmethod
+    def vit_b32(cls) -> CLIPConfig:
+        """ViT-B-32."""
+        return cls(512, VisionConfig(patch_size=32))
+
+    @classmethod
+    def vit_b16(cls) -> CLIPConfig:
+        """ViT-B-16: BioCLIP's shape."""
+        return cls(512, VisionConfig(patch_size=16))
+
+    @classmethod
+    def vit_l14(cls) -> CLIPConfig:
+        """ViT-L-14: BioCLIP 2's shape."""
+        vision = VisionConfig(patch_size=14, width=1024, layers=24, heads=16)
+        return cls(768, vision, TextConfig(width=768, heads=12))
+
+    @classmethod
+    def vit_h14(cls) -> CLIPConfig:
+        """ViT-H-14: BioCLIP 2.5's shape (vision head width 80)."""
+        vision = VisionConfig(patch_size=14, width=1280, layers=32, heads=16)
+        return cls(1024, vision, TextConfig(width=1024, layers=24, heads=16))
+
+
+@dataclasses.dataclass(frozen=True)
+class Preprocessing:
+    """How a photo becomes the model's input. Travels with the weights."""
+
+    mean: tuple[float, float, float] = OPENAI_MEAN
+    """Subtracted per RGB channel from values in 0..1."""
+    std: tuple[float, float, float] = OPENAI_STD
+    geometry: Literal["center_crop", "squash"] = "center_crop"
+    """Evaluation: shortest side to the input size, then the centre; or both sides to the input size."""
+    interpolation: Literal["bicubic", "bilinear"] = "bicubic"
+
+
+@dataclasses.dataclass(frozen=True)
+class DataConfig:
+    """What to train on."""
+
+    dataset: str = "synthetic"
+    """A dataset directory (made by `bioclip-jax data build`), or a data recipe that is drawn while training: a built-in
+    name or the path of a Python file."""
+    arguments: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    """Arguments of the data recipe's `source`; a dataset directory takes none."""
+    split: str = "train"
+    text_types: tuple[str, ...] = ("sci", "com", "taxon", "sci_com", "taxon_com")
+    """Caption types; each step draws one for its whole batch."""
+    text_type_per_sample: bool = False
+    """Draw the caption type for each sample instead of for each step."""
+    crop_scale: tuple[float, float] = (0.9, 1.0)
+    """Random resized crop: range of the share of the image's area."""
+    crop_ratio: tuple[float, float] = (3 / 4, 4 / 3)
+    """Random resized crop: range of width over height."""
+    horizontal_flip: bool = False
+    """Mirror half of the images. The published recipe does not."""
+    threads: int = 4
+    """Threads that decode and crop on each host."""
+    prefetch_batches: int = 4
+    """Batches that wait in memory for the device."""
+
+
+@dataclasses.dataclass(frozen=True)
+class OptimizerConfig:
+    """AdamW with warm-up and cosine decay to zero, in OpenCLIP's form."""
+
+    learning_rate: float = 1e-4
+    b1: float = 0.9
+    b2: float = 0.98
+    eps: float = 1e-6
+    weight_decay: float = 0.2
+    """Decoupled; on matrices and embeddings, not on biases, norms, the class token or the logit scale."""
+    warmup_steps: int = 1875
+    max_logit_scale: float = 100.0
+    """The logit scale is held in 1..max_logit_scale after each step."""
+
+
+@dataclasses.dataclass(frozen=True)
+class MeshConfig:
+    """How devices are arranged. The batch is split over both axes; parameters over `fsdp`."""
+
+    data: int = -1
+    """Devices along the replica axis; -1 takes all that are left."""
+    fsdp: int = 1
+    """Devices over which parameters and optimiser state are split."""
+
+
+@dataclasses.dataclass(frozen=True)
+class CheckpointConfig:
+    """When to save, and what to keep."""
+
+    every_steps: int = 1000
+    keep: int = 3
+    """How many of the latest checkpoints stay on disk."""
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainConfig:
+    """One training run."""
+
+    model: CLIPConfig = CLIPConfig()
+    preprocessing: Preprocessing = Preprocessing()
+    data: DataConfig = DataConfig()
+    optimizer: OptimizerConfig = OptimizerConfig()
+    mesh: MeshConfig = MeshConfig()
+    checkpoint: CheckpointConfig = CheckpointConfig()
+    global_batch_size: int = 4096
+    """Pairs in a step, over all devices."""
+    total_steps: int = 10_000
+    seed: int = 42
+    """Of the initial weights, the order of the data and the crops."""
+    dtype: Precision = "bfloat16"
+    """Type of the towers' arithmetic. Parameters, norms, features, logits and the loss are float32 (or float64)."""
+    remat_policy: RematPolicy = "none"
+    """What the backward pass recomputes: nothing, all but matrix products, or whole blocks."""
+    attention: Attention = "xla"
+    """Implementation; cudnn needs an NVIDIA GPU and bfloat16."""
+    log_every: int = 10
+    """Steps between two lines on the terminal; metrics.jsonl has every step."""
+
+    def __post_init__(self) -> None:
+        for name in ("global_batch_size", "total_steps", "log_every"):
+            if getattr(self, name) < 1:
+                raise UsageError(f"{name} is {getattr(self, name)}; it has to be 1 or more")
+        if self.global_batch_size < 2:
+            raise UsageError("global_batch_size is 1; a contrastive batch needs 2 or more")
+        if not self.data.text_types:
+            raise UsageError("data.text_types is empty; name at least one caption type")
+
+
+def to_json(config: Any) -> str:
+    """A config dataclass as indented JSON."""
+    return json.dumps(dataclasses.asdict(config), indent=2)
+
+
+def from_dict(kind: type[Any], value: Any) -> Any:
+    """A config dataclass of type `kind` from parsed JSON; lists become tuples, unknown or missing fields are errors."""
+    if dataclasses.is_dataclass(kind):
+        if not isinstance(value, dict):
+            raise UserError(f"{kind.__name__}: expected an object, got {value!r}")
+        hints = typing.get_type_hints(kind)
+        unknown = sorted(set(value) - set(hints))
+        if unknown:
+            raise UserError(f"{kind.__name__}: unknown field {unknown[0]!r}")
+        return kind(**{name: from_dict(hints[name], value[name]) for name in value})
+    origin = typing.get_origin(kind)
+    if origin is tuple:
+        return tuple(value)
+    if origin in (typing.Union, types.UnionType) and value is None:
+        return None
+    return value
