@@ -1,0 +1,163 @@
+"""`manifest.json`: what a dataset directory holds. It is written last, so a directory that has one is complete."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from bioclip_jax.errors import UsageError, UserError
+
+MANIFEST = "manifest.json"
+BUILD_FOLDER = ".build"
+"""Inside a dataset directory while it is being built: the plan, and what is known of each finished shard."""
+VERSION = 1
+
+
+@dataclass(frozen=True)
+class ShardFile:
+    """One ArrayRecord file: its name in the directory, number of records, size in bytes, and SHA-256 in hexadecimal."""
+
+    name: str
+    records: int
+    bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What a dataset directory holds.
+
+    Attributes:
+      name: of the dataset.
+      splits: the files of each split, in the order of their records.
+      token_lengths: for each text type the longest caption in the dataset, in tokens, start and end included.
+      source_fingerprint: tells whether a build from this source would write the same dataset.
+    """
+
+    name: str
+    splits: Mapping[str, tuple[ShardFile, ...]]
+    token_lengths: Mapping[str, int]
+    source_fingerprint: str
+
+    def records(self, split: str) -> int:
+        """The number of records of a split."""
+        return sum(file.records for file in self.splits[split])
+
+    @property
+    def hash(self) -> str:
+        """SHA-256 over everything else, in hexadecimal; it stands for the data wherever something is cached."""
+        return hashlib.sha256(json.dumps(self._content(), sort_keys=True).encode()).hexdigest()
+
+    def to_json(self) -> dict[str, Any]:
+        """As it stands in the file."""
+        return {**self._content(), "hash": self.hash}
+
+    def _content(self) -> dict[str, Any]:
+        splits = {
+            split: {"files": [asdict(file) for file in files], "records": self.records(split)}
+            for split, files in self.splits.items()
+        }
+        return {
+            "name": self.name,
+            "version": VERSION,
+            "splits": splits,
+            "token_lengths": dict(self.token_lengths),
+            "source_fingerprint": self.source_fingerprint,
+        }
+
+
+def write_manifest(directory: Path, manifest: Manifest) -> None:
+    """Writes the manifest whole or not at all."""
+    write_json(directory / MANIFEST, manifest.to_json())
+
+
+def read_manifest(directory: str | os.PathLike[str], *, check_files: bool = True) -> Manifest:
+    """Reads the manifest of a dataset directory, and with `check_files` looks whether each file is there in full size.
+
+    Raises:
+      UsageError: there is no such directory, or it is not a dataset.
+      UserError: the manifest or a file is damaged, or the build did not finish.
+    """
+    directory = Path(directory)
+    path = directory / MANIFEST
+    if not directory.is_dir():
+        raise UsageError(f"dataset {directory}: no such directory")
+    if not path.is_file():
+        if (directory / BUILD_FOLDER).is_dir():
+            raise UserError(f"dataset {directory} is not finished; run the command that builds it again, it will go on")
+        raise UsageError(f"{directory} is not a dataset directory (no {MANIFEST}); `bioclip-jax data build` makes one")
+    manifest = _parse(path)
+    if check_files:
+        problems = missing_files(directory, manifest)
+        if problems:
+            more = f" (and {len(problems) - 1} more files)" if len(problems) > 1 else ""
+            raise UserError(f"dataset {directory}: {problems[0]}{more}; copy or build it again")
+    return manifest
+
+
+def missing_files(directory: Path, manifest: Manifest) -> list[str]:
+    """One line for each file that is absent or has another size than the manifest says."""
+    problems = []
+    for file in (file for files in manifest.splits.values() for file in files):
+        try:
+            size = (directory / file.name).stat().st_size
+        except OSError as error:
+            problems.append(f"{file.name}: {error.strerror or error}")
+            continue
+        if size != file.bytes:
+            problems.append(f"{file.name} has {size} bytes, the manifest says {file.bytes}")
+    return problems
+
+
+def write_json(path: Path, value: Mapping[str, Any] | Sequence[Any]) -> None:
+    """Writes JSON to a temporary file beside `path`, then renames it.
+
+    Raises:
+      UserError: it cannot be written, a full disk for example.
+    """
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        with temporary.open("w", encoding="utf-8") as file:
+            json.dump(value, file, indent=1, ensure_ascii=False)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise UserError(f"{path} could not be written: {error.strerror or error}") from error
+
+
+def _parse(path: Path) -> Manifest:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        version = content["version"]
+        if version != VERSION:
+            raise UserError(f"{path} has format version {version!r}, this release reads {VERSION}; build it again")
+        manifest = Manifest(
+            name=str(content["name"]),
+            splits={
+                str(split): tuple(
+                    ShardFile(str(file["name"]), int(file["records"]), int(file["bytes"]), str(file["sha256"]))
+                    for file in entry["files"]
+                )
+                for split, entry in content["splits"].items()
+            },
+            token_lengths={str(kind): int(length) for kind, length in content["token_lengths"].items()},
+            source_fingerprint=str(content["source_fingerprint"]),
+        )
+        stated = content["hash"]
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror or error}") from error
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        reason = f"{type(error).__name__}: {error}"
+        raise UserError(f"{path} is damaged ({reason}); copy or build the dataset again") from error
+    if any(Path(file.name).name != file.name for files in manifest.splits.values() for file in files):
+        raise UserError(f"{path} names a file outside the dataset directory; do not trust this dataset")
+    if stated != manifest.hash:
+        raise UserError(f"{path} was changed after it was written (its hash differs); copy or build the dataset again")
+    return manifest
