@@ -1,0 +1,1 @@
+"""CLIP in Flax NNX: one Transformer block, two towers, a temperature."""

@@ -1,0 +1,1 @@
+"""Meshes of devices, and which dimension of which array lies along which of their axes."""
