@@ -1,0 +1,186 @@
+"""The training loop, top to bottom.
+
+The order of operations is a contract: a step's figures are on disk before its checkpoint is started, and the checkpoint
+is started before the next step may donate its arrays. A run that is killed anywhere repeats what it would have done.
+"""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+from rich.console import Console
+
+from bioclip_jax.config import TrainConfig
+from bioclip_jax.errors import UsageError, UserError
+from bioclip_jax.models.flops import train_flops
+from bioclip_jax.parallel.mesh import make_mesh
+from bioclip_jax.parallel.sharding import batch_sharding
+from bioclip_jax.pipeline.loader import Loader, dataset_token_lengths, make_loader
+from bioclip_jax.pipeline.readers import open_dataset
+from bioclip_jax.training.checkpointing import Checkpoints, prepare_work_dir
+from bioclip_jax.training.metrics import MetricsWriter
+from bioclip_jax.training.progress import StepProgress
+from bioclip_jax.training.step import Program, TrainState, make_program
+from bioclip_jax.training.throughput import peak_flops
+
+
+class Interrupted(UserError):
+    """Ctrl-C or SIGTERM: the run stopped after a whole step and saved it."""
+
+    exit_code = 130
+
+
+def train(config: TrainConfig, work_dir: Path, console: Console | None = None) -> TrainState:
+    """Trains, or continues the run that `work_dir` holds, and returns the last state.
+
+    Raises:
+        UserError: bad data, config or directory; a checkpoint that could not be written.
+        Interrupted: the user stopped it; running the same command again continues.
+    """
+    console = console or Console(stderr=True)
+    loader = open_loader(config)
+    mesh = make_mesh(config.mesh.data, config.mesh.fsdp)
+    check_batch(config, mesh.size)
+    prepare_work_dir(work_dir, config)
+    program = make_program(config, mesh)
+    checkpoints = Checkpoints(work_dir, config)
+    state = checkpoints.restore_latest(program.abstract_state)
+    if state is None:
+        state = program.init()
+    first_step = int(jax.device_get(state.step))
+    if first_step:
+        console.print(f"continuing from step {first_step} of {config.total_steps}")
+    if first_step >= config.total_steps:
+        console.print("this run is finished")
+        return state
+    metrics = MetricsWriter(work_dir, first_step)
+    run = _Run(config, mesh, program, loader, checkpoints, metrics, console)
+    try:
+        with jax.transfer_guard("disallow"):
+            return run.steps(state, first_step)
+    finally:
+        metrics.close()
+
+
+def open_loader(config: TrainConfig) -> Loader:
+    """The run's data, opened and checked."""
+    splits = open_dataset(config.data.dataset, config.data.arguments)
+    if config.data.split not in splits:
+        raise UsageError(f"data.split {config.data.split!r} is not one of {', '.join(splits)} in {config.data.dataset}")
+    return make_loader(
+        splits[config.data.split],
+        config.data,
+        image_size=config.model.vision.image_size,
+        context_length=config.model.text.context_length,
+        global_batch_size=config.global_batch_size,
+        seed=config.seed,
+        token_lengths=dataset_token_lengths(config.data.dataset),
+    )
+
+
+def check_batch(config: TrainConfig, devices: int) -> None:
+    """Raises UsageError where the batch cannot be split over the devices."""
+    if config.global_batch_size % devices:
+        raise UsageError(f"global_batch_size {config.global_batch_size} does not divide over {devices} devices")
+
+
+class _Run:
+    """The parts of a run between its first and last step."""
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        mesh: Mesh,
+        program: Program,
+        loader: Loader,
+        checkpoints: Checkpoints,
+        metrics: MetricsWriter,
+        console: Console,
+    ):
+        self.config, self.mesh, self.program, self.loader = config, mesh, program, loader
+        self.checkpoints, self.metrics = checkpoints, metrics
+        self.flops = train_flops(config.model, config.global_batch_size, loader.sample.tokens)
+        self.peak = peak_flops()
+        self.progress = StepProgress(config, console)
+        self.stop_requested = False
+
+    def steps(self, state: TrainState, first_step: int) -> TrainState:
+        """Steps first_step .. total_steps - 1."""
+        total = self.config.total_steps
+        sharding = batch_sharding(self.mesh)
+        batches = self.loader.batches(first_step, total)
+        pending: tuple[int, dict[str, jax.Array], float] | None = None
+        previous_signals = self._listen()
+        self.clock = time.perf_counter()
+        try:
+            with self.progress.running(first_step):
+                for step in range(first_step, total):
+                    waiting = time.perf_counter()
+                    batch = next(batches)
+                    waited = time.perf_counter() - waiting
+                    state, values = self.program.step(state, {"bio": place(batch, sharding)})
+                    # The figures of the step before are fetched while this one computes.
+                    self._record(pending)
+                    pending = (step, values, waited)
+                    done = step + 1
+                    if self.checkpoints.due(done) or done == total or self.stop_requested:
+                        self._record(pending)
+                        pending = None
+                        self.metrics.flush()
+                        self.checkpoints.save(state, done)
+                    if self.stop_requested and done < total:
+                        raise Interrupted(
+                            f"stopped after step {done} of {total}, which is saved; run the same command to continue"
+                        )
+        finally:
+            self._restore(previous_signals)
+            self.checkpoints.finish()
+        return state
+
+    def _record(self, pending: tuple[int, dict[str, jax.Array], float] | None) -> None:
+        if pending is None:
+            return
+        step, values, waited = pending
+        figures = {name: float(value) for name, value in jax.device_get(values).items()}
+        now = time.perf_counter()
+        seconds, self.clock = now - self.clock, now
+        if not np.isfinite(figures["loss"]):
+            raise UserError(f"the loss of step {step} is {figures['loss']}; the last checkpoint is from before")
+        figures["images_per_second"] = self.config.global_batch_size / seconds
+        figures["mfu"] = self.flops / seconds / self.peak
+        figures["data_wait_share"] = min(waited / seconds, 1.0)
+        figures["seconds"] = seconds
+        self.metrics.write(step, figures)
+        self.progress.advance(step, figures)
+
+    def _listen(self) -> dict[int, Any]:
+        """The first Ctrl-C or SIGTERM ends the run after its step; a second Ctrl-C ends it at once."""
+
+        def request(number: int, frame: FrameType | None) -> None:
+            if self.stop_requested:
+                raise KeyboardInterrupt
+            self.stop_requested = True
+            self.progress.say("stopping after this step; once more to stop at once")
+
+        try:
+            return {number: signal.signal(number, request) for number in (signal.SIGINT, signal.SIGTERM)}
+        except ValueError:  # not the main thread: the caller's signals are its own
+            return {}
+
+    @staticmethod
+    def _restore(handlers: Mapping[int, Callable[..., Any] | int | None]) -> None:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+
+
+def place(batch: Mapping[str, np.ndarray], sharding: jax.sharding.Sharding) -> dict[str, jax.Array]:
+    """This process's rows as arrays of the global batch, on the devices."""
+    return {name: jax.make_array_from_process_local_data(sharding, rows) for name, rows in batch.items()}
