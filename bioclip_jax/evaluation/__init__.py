@@ -1,0 +1,1 @@
+"""Evaluation: what a model knows, with intervals, chance and a baseline beside every figure."""

@@ -1,0 +1,75 @@
+"""Arrays on disk under a hash of what they were computed from: computed once, never wrong, never fatal.
+
+A file is written under a temporary name and renamed, so it is whole or absent; one that is damaged all the same is
+computed again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import zipfile
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bioclip_jax.errors import UserError
+
+Warn = Callable[[str], None]
+
+
+def digest(*parts: Any) -> str:
+    """A hash of JSON values, 32 hexadecimal digits."""
+    return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:32]
+
+
+class ArrayCache:
+    """A folder of `.npz` files (no pickle).
+
+    Args:
+        folder: made when first needed; None keeps nothing.
+        warn: is given one line for every damaged file.
+    """
+
+    def __init__(self, folder: Path | None, warn: Warn = lambda line: None):
+        self.folder, self._warn = folder, warn
+
+    def path(self, key: str) -> Path | None:
+        """Where the arrays of `key` are kept."""
+        return None if self.folder is None else self.folder / f"{key}.npz"
+
+    def get(self, key: str, names: set[str]) -> dict[str, np.ndarray] | None:
+        """The arrays `names` of `key`; None if they are not there or damaged."""
+        path = self.path(key)
+        if path is None or not path.exists():
+            return None
+        try:
+            with np.load(path, allow_pickle=False) as file:
+                return {name: file[name] for name in names}
+        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+            self._warn(f"cached features {path} are damaged ({type(error).__name__}); computing them again")
+            return None
+
+    def put(self, key: str, arrays: dict[str, np.ndarray]) -> None:
+        """Keeps the arrays of `key`; raises `UserError` where the disk refuses."""
+        path = self.path(key)
+        if path is None:
+            return
+        temporary = path.with_name(f".{path.name}.{os.getpid()}")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with temporary.open("wb") as file:
+                np.savez(file, allow_pickle=False, **arrays)
+            temporary.replace(path)
+        except OSError as error:
+            raise UserError(
+                f"features cannot be written to {path}: {error.strerror}; free or change that place"
+            ) from error
+        finally:
+            with contextlib.suppress(OSError):
+                temporary.unlink(missing_ok=True)

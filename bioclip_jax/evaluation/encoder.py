@@ -1,0 +1,62 @@
+"""What evaluation asks of a model: nothing else of it is used, so any model that can answer can be measured."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+
+from bioclip_jax.errors import UserError
+from bioclip_jax.images import ImageSource
+
+
+class ImageEncoder(Protocol):
+    """Turns photos into features."""
+
+    @property
+    def name(self) -> str:
+        """As shown in tables."""
+        ...
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash of weights and preprocessing: features are cached under it."""
+        ...
+
+    def preprocess(self, image: ImageSource) -> np.ndarray:
+        """One photo at the model's evaluation geometry: uint8 `[size, size, 3]`."""
+        ...
+
+    def encode_image(self, images: np.ndarray) -> np.ndarray:
+        """Features of preprocessed photos uint8 `[n, size, size, 3]`: float32 `[n, d]`."""
+        ...
+
+
+@runtime_checkable
+class Encoder(ImageEncoder, Protocol):
+    """A CLIP model: features of images and texts live in one space and are L2-normalised."""
+
+    @property
+    def logit_scale(self) -> float:
+        """The multiplier of similarities, exponential applied."""
+        ...
+
+    def encode_text(self, texts: list[str]) -> np.ndarray:
+        """float32 `[m, d]`, L2-normalised."""
+        ...
+
+
+def require_finite(features: np.ndarray, what: Sequence[str], encoder_name: str) -> np.ndarray:
+    """Returns `features` `[n, d]`, or raises a `UserError` that names the first of `what` whose feature is not
+    finite.
+    """
+    bad = ~np.isfinite(features).all(axis=1)
+    if bad.any():
+        first = what[int(bad.argmax())]
+        raise UserError(
+            f"model {encoder_name!r} gives NaN or infinite features for {bad.sum()} of {len(bad)} inputs (first: "
+            f"{first!r}): "
+            "its weights are damaged or its training diverged; evaluate another checkpoint"
+        )
+    return features

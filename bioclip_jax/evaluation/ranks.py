@@ -1,0 +1,171 @@
+"""Zero-shot accuracy at every rank of one split, the baseline's beside it.
+
+The candidates at a rank are the taxa that occur in the split. Photos without a name at a rank are left out there and
+counted; a rank with fewer than two taxa is not measured.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from bioclip_jax.evaluation.baseline import Baseline
+from bioclip_jax.evaluation.features import Samples
+from bioclip_jax.evaluation.labels import Labels
+from bioclip_jax.evaluation.metrics import METRICS, chance, sample_weights
+from bioclip_jax.evaluation.rows import Figure, Prediction
+from bioclip_jax.evaluation.scores import Scores
+from bioclip_jax.evaluation.zero_shot import METHODS, class_probabilities, summed_probabilities
+from bioclip_jax.heads import EncodeText, RankGroups, TaxonHead, class_text, text_features
+from bioclip_jax.text.taxonomy import Taxon
+
+
+@dataclass(frozen=True)
+class RankTask:
+    """What is asked at one rank of one split."""
+
+    split: str
+    groups: RankGroups
+    """The candidates; `groups.index` counts the head's taxa."""
+    true: np.ndarray
+    """int32 `[n]`: the candidate that is right, -1 where unknown."""
+
+    def figure(self, learner: str, variant: str, metric: str, guess: float, majority: float | None) -> Figure:
+        """A figure of this task that has no value yet."""
+        return Figure(
+            learner=learner,
+            protocol="zero_shot",
+            variant=variant,
+            split=self.split,
+            rank=self.groups.rank,
+            metric=metric,
+            value=float("nan"),
+            low=float("nan"),
+            high=float("nan"),
+            spread=None,
+            chance=guess,
+            majority=majority,
+            samples=int((self.true >= 0).sum()),
+            classes=len(self.groups),
+            left_out=int((self.true < 0).sum()),
+        )
+
+    def add(self, scores: Scores, learner: str, variant: str, predicted: np.ndarray, metrics: tuple[str, ...]) -> None:
+        """Adds the accuracy of `predicted` int `[n]` in each of `metrics`."""
+        guess = chance(self.true)
+        for metric in metrics:
+            majority = guess.majority if metric == "micro_accuracy" else None
+            weights = sample_weights(metric, self.true)
+            scores.add(self.figure(learner, variant, metric, guess.uniform, majority), predicted == self.true, weights)
+
+    def predictions(
+        self, learner: str, keys: tuple[str, ...], predicted: np.ndarray, score: np.ndarray | None
+    ) -> list[Prediction]:
+        """One row per photo that has a name at this rank."""
+        labels = self.groups.labels
+        return [
+            Prediction(
+                learner=learner,
+                split=self.split,
+                rank=self.groups.rank,
+                key=keys[row],
+                true=labels[self.true[row]],
+                predicted=labels[predicted[row]] if predicted[row] >= 0 else "",
+                score=None if score is None else round(float(score[row]), 6),
+            )
+            for row in np.flatnonzero(self.true >= 0)
+        ]
+
+
+@dataclass(frozen=True)
+class Prompts:
+    """How taxa become text features."""
+
+    encode_text: EncodeText
+    logit_scale: float
+    text_types: tuple[str, ...]
+    rank_text_types: tuple[str, ...]
+    templates: tuple[str, ...]
+
+    def head(self, taxa: Sequence[Taxon]) -> TaxonHead:
+        """A head over species, or over the most specific taxon known."""
+        return TaxonHead.from_text(
+            self.encode_text,
+            taxa,
+            logit_scale=self.logit_scale,
+            text_types=self.text_types,
+            templates=self.templates,
+        )
+
+    def rank_features(self, groups: RankGroups) -> np.ndarray:
+        """Text features of the taxa at one rank, from their own names: float32 `[groups, d]`; at species rank those
+        of the head.
+        """
+        text_types = self.text_types if groups.rank == "species" else self.rank_text_types
+        texts = [[class_text(taxon, text_type) for text_type in text_types] for taxon in groups.taxa]
+        return text_features(self.encode_text, texts, templates=self.templates)
+
+
+def split_tasks(
+    name: str, samples: Samples, labels: Labels, ranks: tuple[str, ...]
+) -> tuple[list[Taxon], list[RankTask], list[str]]:
+    """The tasks of a split: the taxa that occur in it, a task for each rank, and a line for each rank left out."""
+    present, member = np.unique(labels.member[samples.split], return_inverse=True)
+    tasks, notes = [], []
+    for rank in ranks:
+        groups = labels.groups[rank].select(present)
+        if len(groups) < 2:
+            found = f"only one taxon ({groups.labels[0]})" if len(groups) else "no photo with a name"
+            notes.append(f"{name}: {rank} is not measured, the split has {found} there")
+        else:
+            tasks.append(RankTask(name, groups, groups.index[member]))
+    return [labels.taxa[row] for row in present], tasks, notes
+
+
+def measure_model(
+    scores: Scores, tasks: list[RankTask], samples: Samples, taxa: Sequence[Taxon], prompts: Prompts, method: str
+) -> list[Prediction]:
+    """Adds the model's figures at every rank in all ways of making candidates; predictions are those of `method`."""
+    head = prompts.head(taxa)
+    summed = summed_probabilities(samples.features, head, [task.groups for task in tasks])
+    predictions = []
+    for task, by_sum in zip(tasks, summed, strict=True):
+        for way in METHODS:
+            if way == "sum":
+                probabilities = by_sum
+            else:
+                features = head.prototypes(task.groups) if way == "prototype" else prompts.rank_features(task.groups)
+                probabilities = class_probabilities(samples.features, features, head.logit_scale, len(taxa))
+            predicted = probabilities.argmax(axis=1)
+            task.add(scores, "model", way, predicted, METRICS)
+            if way == method:
+                predictions += task.predictions("model", samples.keys, predicted, probabilities.max(axis=1))
+                if len(task.groups) > 5:
+                    best = np.argsort(-probabilities, axis=1, kind="stable")[:, :5]
+                    figure = task.figure("model", way, "top5_accuracy", 5 / len(task.groups), None)
+                    within = (best == task.true[:, None]).any(axis=1)
+                    scores.add(figure, within, sample_weights("micro_accuracy", task.true))
+    return predictions
+
+
+def measure_baseline(
+    scores: Scores, tasks: list[RankTask], samples: Samples, baselines: Mapping[str, Baseline]
+) -> list[Prediction]:
+    """Adds the baseline's figures for the ranks of `baselines`; `samples.features` are its standardised features.
+
+    A split without any species of the training photos has no baseline at species rank: nothing could be answered.
+    """
+    predictions = []
+    for task in tasks:
+        baseline = baselines.get(task.groups.rank)
+        if baseline is None or not set(baseline.labels) & set(task.groups.labels):
+            continue
+        balanced = baseline.predict(samples.features, task.groups.labels, balanced=True)
+        by_logits = baseline.predict(samples.features, task.groups.labels, balanced=False)
+        task.add(scores, "baseline", "regression", balanced, ("balanced_accuracy",))
+        task.add(scores, "baseline", "regression", by_logits, ("micro_accuracy",))
+        predictions += task.predictions("baseline", samples.keys, balanced, None)
+        predictions += task.predictions("baseline_micro", samples.keys, by_logits, None)
+    return predictions

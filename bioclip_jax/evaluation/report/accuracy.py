@@ -1,0 +1,289 @@
+"""The sections on zero-shot and few-shot accuracy: what a run reached, beside chance and the baseline."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from bioclip_jax.evaluation.report.charts import Mark, RankColumn, rank_chart
+from bioclip_jax.evaluation.report.markup import Child, Markup, details, figure, tag
+from bioclip_jax.evaluation.rows import Difference, Figure, Run
+from bioclip_jax.evaluation.zero_shot import METHODS
+from bioclip_jax.text.taxonomy import RANKS
+
+TITLES = {"seen": "Seen species", "unseen": "Unseen species"}
+METRIC_NAMES = {"balanced_accuracy": "Balanced accuracy", "micro_accuracy": "Micro accuracy", "top5_accuracy": "Top-5"}
+METHOD_NAMES = {
+    "sum": "sum of the species' probabilities",
+    "prototype": "mean of the species' text features",
+    "prefix": "text of the rank's own name",
+}
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A run with its figures, ready to be looked up."""
+
+    run: Run
+    figures: Sequence[Figure]
+    differences: Sequence[Difference]
+
+    @property
+    def method(self) -> str:
+        """The way of making candidates that the run leads with."""
+        return str(json.loads(self.run.settings)["method"])
+
+    def splits(self) -> list[str]:
+        """The splits that zero-shot measured."""
+        return list(dict.fromkeys(f.split for f in self.figures if f.protocol == "zero_shot"))
+
+    def zero_shot(self, split: str, rank: str, metric: str, learner: str = "model", way: str = "") -> Figure | None:
+        """A zero-shot figure; the model's in the run's main way unless another is asked for."""
+        variant = "regression" if learner == "baseline" else way or self.method
+        wanted = ("zero_shot", learner, variant, split, rank, metric)
+        for f in self.figures:
+            if (f.protocol, f.learner, f.variant, f.split, f.rank, f.metric) == wanted:
+                return f
+        return None
+
+    def difference(self, figure: Figure) -> Difference | None:
+        """Model less baseline for a figure of the model."""
+        wanted = (figure.protocol, figure.variant, figure.split, figure.rank, figure.metric)
+        for d in self.differences:
+            if (d.protocol, d.variant, d.split, d.rank, d.metric) == wanted:
+                return d
+        return None
+
+
+def percent(value: float) -> str:
+    """A share in per cent, one decimal."""
+    return f"{100 * value:.1f}"
+
+
+def span(low: float, high: float) -> str:
+    """An interval in per cent."""
+    return f"{100 * low:.1f}\N{EN DASH}{100 * high:.1f}"
+
+
+def figure_cell(figure: Figure | None, class_: str = "") -> Markup:
+    """A table cell: value, interval below."""
+    if figure is None:
+        return tag("td", "\N{EN DASH}", class_="none")
+    return tag("td", percent(figure.value), tag("small", span(figure.low, figure.high)), class_=class_ or None)
+
+
+def difference_cell(found: Difference | None, *, brief: bool = False) -> Markup:
+    """A table cell: difference with its sign, interval below; bold where the interval leaves out zero.
+
+    `brief` shows the p-value only under the pointer.
+    """
+    if found is None:
+        return tag("td", "\N{EN DASH}", class_="none")
+    class_ = "sure" if found.low > 0 or found.high < 0 else None
+    p_value = f"p = {found.p_value:.3f}"
+    interval = f"{100 * found.low:+.1f} to {100 * found.high:+.1f}".replace("-", "\N{MINUS SIGN}")
+    value = f"{100 * found.value:+.1f}".replace("-", "\N{MINUS SIGN}")
+    return tag("td", value, tag("small", interval, None if brief else f", {p_value}"), class_=class_, title=p_value)
+
+
+def title_of(split: str) -> str:
+    """What a split is called in a heading."""
+    return TITLES.get(split, split)
+
+
+def headline(measured: Measured) -> Markup | None:
+    """Up to four figures that say most."""
+    wanted = (("seen", "class"), ("seen", "species"), ("unseen", "order"), ("unseen", "species"))
+    boxes = []
+    for split, rank in wanted:
+        found = measured.zero_shot(split, rank, "balanced_accuracy")
+        if found is None:
+            continue
+        baseline = measured.zero_shot(split, rank, "balanced_accuracy", "baseline")
+        beside = f"chance {percent(found.chance)} %" + (f", baseline {percent(baseline.value)} %" if baseline else "")
+        boxes.append(
+            tag(
+                "div",
+                tag("div", f"{rank.capitalize()}, {title_of(split).lower()}", class_="what"),
+                tag("b", percent(found.value), tag("small", " %")),
+                tag("div", f"95 % interval {span(found.low, found.high)}", class_="beside"),
+                tag("div", f"{beside}; {found.samples:,} photos, {found.classes:,} taxa", class_="beside"),
+            )
+        )
+    return tag("div", boxes, class_="headline") if boxes else None
+
+
+def accuracy_section(measured: Measured) -> Markup:
+    """Zero-shot accuracy by rank: plot, table, and what is folded below."""
+    splits = measured.splits()
+    has_baseline = any(f.learner == "baseline" and f.protocol == "zero_shot" for f in measured.figures)
+    key = [tag("span", measured.run.model, class_="model")]
+    if has_baseline:
+        key.append(tag("span", "logistic regression on colour histogram and thumbnail", class_="baseline"))
+    key.append(tag("span", "chance: 1 / number of taxa", class_="chance"))
+    caption = (
+        "Zero-shot balanced accuracy (mean of the taxa's recalls) at each rank, with 95 % bootstrap intervals. "
+        "Candidates are "
+        f"the taxa that occur in the split; those above species come about by the {METHOD_NAMES[measured.method]}. "
+        "The number of taxa differs between ranks and splits, and chance with it."
+    )
+    charts = [rank_chart(f"{title_of(split)}", _columns(measured, split)) for split in splits]
+    ways = _ways_table(measured, splits)
+    return tag(
+        "section",
+        tag("h2", "Zero-shot accuracy by rank"),
+        tag("div", key, class_="key"),
+        figure(caption, tag("div", charts, class_="panels")),
+        _rank_table(measured, splits, "balanced_accuracy", has_baseline),
+        details(
+            "Micro accuracy: every photo counts alike",
+            _rank_table(measured, splits, "micro_accuracy", has_baseline),
+            tag("p", "Always answering the largest taxon gives the accuracy in the column majority.", class_="meta"),
+        ),
+        details("Ways of making candidates, and top-5", ways),
+    )
+
+
+def _columns(measured: Measured, split: str) -> list[RankColumn]:
+    columns = []
+    for rank in RANKS:
+        model = measured.zero_shot(split, rank, "balanced_accuracy")
+        baseline = measured.zero_shot(split, rank, "balanced_accuracy", "baseline")
+        if model:
+            columns.append(
+                RankColumn(rank, model.chance, _mark(model, measured.run.model), _mark(baseline, "baseline"))
+            )
+    return columns
+
+
+def _mark(found: Figure | None, learner: str) -> Mark | None:
+    if found is None:
+        return None
+    counts = f"{found.samples:,} photos, {found.classes:,} taxa, chance {percent(found.chance)} %"
+    hover = f"{learner}, {found.rank}: {percent(found.value)} % ({span(found.low, found.high)}); {counts}"
+    return Mark(found.value, found.low, found.high, hover)
+
+
+def _rank_table(measured: Measured, splits: Sequence[str], metric: str, has_baseline: bool) -> Markup:
+    """Ranks down, and for each split: photos, taxa, chance, baseline, model, difference."""
+    names = ["photos", "taxa", "chance"]
+    names += ["majority"] if metric == "micro_accuracy" else []
+    names += ["baseline", "model", "difference"] if has_baseline else ["model"]
+    groups = [tag("th", title_of(split), colspan=len(names), class_="group first") for split in splits]
+    heads = [
+        tag("th", name, class_="first" if not number else None) for _ in splits for number, name in enumerate(names)
+    ]
+    rows = []
+    for rank in RANKS:
+        cells: list[Child] = []
+        for split in splits:
+            model = measured.zero_shot(split, rank, metric)
+            if model is None:
+                cells.append(
+                    [tag("td", "\N{EN DASH}", class_="none first" if not n else "none") for n in range(len(names))]
+                )
+                continue
+            cells += [tag("td", f"{model.samples:,}", class_="first"), tag("td", f"{model.classes:,}")]
+            cells.append(tag("td", percent(model.chance)))
+            if metric == "micro_accuracy":
+                cells.append(tag("td", percent(model.majority or 0.0)))
+            if has_baseline:
+                cells.append(figure_cell(measured.zero_shot(split, rank, metric, "baseline")))
+            cells.append(figure_cell(model, "model"))
+            if has_baseline:
+                cells.append(difference_cell(measured.difference(model), brief=metric == "micro_accuracy"))
+        if any(measured.zero_shot(split, rank, metric) for split in splits):
+            rows.append(tag("tr", tag("td", rank, class_="text"), cells))
+    head = tag(
+        "thead", tag("tr", tag("th"), groups), tag("tr", tag("th", f"{METRIC_NAMES[metric]}, %", class_="text"), heads)
+    )
+    return tag("div", tag("table", head, tag("tbody", rows)), class_="table")
+
+
+def _ways_table(measured: Measured, splits: Sequence[str]) -> Markup:
+    """Balanced accuracy of every way of making candidates, and top-5 of the main one."""
+    names = [*METHODS, "top-5"]
+    groups = [tag("th", title_of(split), colspan=len(names), class_="group first") for split in splits]
+    heads = [
+        tag("th", name, class_="first" if not number else None) for _ in splits for number, name in enumerate(names)
+    ]
+    rows = []
+    for rank in RANKS:
+        found = [measured.zero_shot(split, rank, "balanced_accuracy", way=way) for split in splits for way in METHODS]
+        if not any(found):
+            continue
+        cells = []
+        for number, split in enumerate(splits):
+            cells += [figure_cell(f) for f in found[number * len(METHODS) : (number + 1) * len(METHODS)]]
+            cells.append(figure_cell(measured.zero_shot(split, rank, "top5_accuracy")))
+        rows.append(tag("tr", tag("td", rank, class_="text"), cells))
+    head = tag("thead", tag("tr", tag("th"), groups), tag("tr", tag("th", class_="text"), heads))
+    meaning = "; ".join(f"{way}: {METHOD_NAMES[way]}" for way in METHODS)
+    note = f"Balanced accuracy in %. {meaning}. top-5: share of photos whose taxon is among the five best."
+    return Markup(tag("div", tag("table", head, tag("tbody", rows)), class_="table") + tag("p", note, class_="meta"))
+
+
+def few_shot_section(measured: Measured) -> Markup | None:
+    """SimpleShot: one row for each task, rank and number of shots."""
+    rows = []
+    for f in measured.figures:
+        if (f.protocol, f.learner, f.metric) != ("few_shot", "model", "micro_accuracy"):
+            continue
+        place = (f.variant, f.split, f.rank, f.metric)
+        baseline = next(
+            (
+                b
+                for b in measured.figures
+                if b.protocol == "few_shot"
+                and b.learner == "baseline"
+                and (b.variant, b.split, b.rank, b.metric) == place
+            ),
+            None,
+        )
+        rows.append(
+            tag(
+                "tr",
+                tag("td", title_of(f.split), class_="text"),
+                tag("td", f.rank, class_="text"),
+                tag("td", f.variant.removesuffix("-shot")),
+                tag("td", f"{f.samples:,}"),
+                tag("td", f"{f.classes:,}"),
+                tag("td", f"{f.left_out:,}"),
+                tag("td", percent(f.chance)),
+                figure_cell(baseline),
+                figure_cell(f, "model"),
+                tag("td", percent(f.spread or 0.0)),
+                difference_cell(measured.difference(f)),
+            )
+        )
+    if not rows:
+        return None
+    texts = [tag("th", name, class_="text") for name in ("species", "rank")]
+    names = (
+        "shots",
+        "photos asked",
+        "taxa",
+        "taxa left out",
+        "chance",
+        "baseline",
+        "model",
+        "SD of folds",
+        "difference",
+    )
+    head = tag("thead", tag("tr", texts, [tag("th", name) for name in names]))
+    settings = json.loads(measured.run.settings)
+    tasks = [
+        f"{title_of(name)}: supports and questions from {support}."
+        if support == query
+        else f"{title_of(name)}: supports from {support}, questions from {query}."
+        for name, (support, query) in settings["few_shot_tasks"].items()
+    ]
+    caption = (
+        "Few-shot accuracy in % by SimpleShot: features are centred by the support's mean and normalised, the "
+        f"nearest mean wins. {' '.join(tasks)} Mean of {settings['folds']} folds, with 95 % bootstrap intervals over "
+        "photos, and the standard deviation of the folds. Taxa with too few photos are left out. The baseline is the "
+        "same procedure on colour histogram and thumbnail, with the same folds."
+    )
+    table = tag("div", tag("table", head, tag("tbody", rows)), class_="table")
+    return tag("section", tag("h2", "Few-shot accuracy"), figure(caption, table))

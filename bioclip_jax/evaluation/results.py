@@ -1,0 +1,183 @@
+"""The results database: one SQLite file that holds every run, its figures and its predictions.
+
+A run (one model on one benchmark) is written in one transaction, so it is there whole or not at all, whatever is
+killed when. The same measurement asked twice replaces its earlier rows; anything else is added. Each table's columns
+are the fields of a dataclass in `bioclip_jax.evaluation.rows`. `PRAGMA application_id` marks the file,
+`PRAGMA user_version` is the schema's version.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sqlite3
+from collections.abc import Iterator, Sequence
+from dataclasses import astuple, fields
+from pathlib import Path
+from types import TracebackType
+from typing import Any, TypeVar
+
+from bioclip_jax.errors import UsageError, UserError
+from bioclip_jax.evaluation.rows import (
+    Difference,
+    Figure,
+    GalleryItem,
+    Measurement,
+    Prediction,
+    Run,
+    Species,
+    Thumbnail,
+)
+
+FILE_NAME = "results.sqlite"
+APPLICATION_ID = 0x42434A58  # "BCJX"
+VERSION = 1
+SECONDS_TO_WAIT = 30.0
+
+
+TABLES: dict[str, type] = {
+    "figures": Figure,
+    "differences": Difference,
+    "predictions": Prediction,
+    "species": Species,
+    "gallery": GalleryItem,
+}
+_TYPES = {
+    "str": "TEXT NOT NULL",
+    "float": "REAL",
+    "int": "INTEGER NOT NULL",
+    "bytes": "BLOB NOT NULL",
+    "float | None": "REAL",
+}
+Row = TypeVar("Row")
+
+
+def _columns(row: type) -> str:
+    return ", ".join(f'"{column.name}" {_TYPES[str(column.type)]}' for column in fields(row))
+
+
+def _schema() -> Iterator[str]:
+    yield f"CREATE TABLE runs (id INTEGER PRIMARY KEY, {_columns(Run)}, UNIQUE (identity))"
+    for name, row in TABLES.items():
+        yield f"CREATE TABLE {name} (run INTEGER NOT NULL REFERENCES runs (id) ON DELETE CASCADE, {_columns(row)})"
+        yield f"CREATE INDEX {name}_of_run ON {name} (run)"
+    yield f"CREATE TABLE thumbnails ({_columns(Thumbnail)}, PRIMARY KEY (dataset_hash, key))"
+    yield f"PRAGMA application_id = {APPLICATION_ID}"
+    yield f"PRAGMA user_version = {VERSION}"
+
+
+class Results:
+    """A results database, opened; a context manager.
+
+    Args:
+        path: the file; with `create` it is made where it does not exist.
+
+    Raises:
+        UsageError: no such file.
+        UserError: not a results database, damaged, of a newer version, locked, or not writable.
+    """
+
+    def __init__(self, path: Path, *, create: bool = False):
+        self.path = path
+        if not create and not path.is_file():
+            raise UsageError(f"no results at {path}; `bioclip-jax eval` writes them")
+        with self._errors():
+            if create:
+                path.parent.mkdir(parents=True, exist_ok=True)
+            self._database = sqlite3.connect(path, timeout=SECONDS_TO_WAIT, isolation_level=None)
+        try:
+            with self._errors():
+                self._prepare(create)
+        except BaseException:
+            self._database.close()
+            raise
+
+    def _prepare(self, create: bool) -> None:
+        def pragma(name: str) -> int:
+            return int(self._database.execute(f"PRAGMA {name}").fetchone()[0])
+
+        self._database.execute("PRAGMA foreign_keys = ON")
+        if create and not pragma("schema_version"):
+            self._database.execute("PRAGMA journal_mode = WAL")
+            with self._transaction():
+                if not pragma("schema_version"):  # nobody else was first
+                    for statement in _schema():
+                        self._database.execute(statement)
+        if pragma("application_id") != APPLICATION_ID:
+            raise UserError(
+                f"{self.path} is no results database; give a file that `bioclip-jax eval` wrote, or a new one"
+            )
+        if pragma("user_version") != VERSION:
+            raise UserError(
+                f"{self.path} has version {pragma('user_version')}, this release reads {VERSION}; use its release"
+            )
+
+    def __enter__(self) -> Results:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        self._database.close()
+
+    @contextlib.contextmanager
+    def _errors(self) -> Iterator[None]:
+        try:
+            yield
+        except sqlite3.Error as error:
+            locked = "locked" in str(error)
+            advice = (
+                "another process writes to it; try again later" if locked else "restore a copy or write to a new file"
+            )
+            raise UserError(f"results database {self.path}: {error}; {advice}") from error
+        except OSError as error:
+            raise UserError(f"results database {self.path}: {error.strerror or error}") from error
+
+    @contextlib.contextmanager
+    def _transaction(self) -> Iterator[None]:
+        self._database.execute("BEGIN IMMEDIATE")
+        try:
+            yield
+        except BaseException:
+            self._database.execute("ROLLBACK")
+            raise
+        self._database.execute("COMMIT")
+
+    def add(self, measurement: Measurement) -> int:
+        """Writes a run, in place of an earlier one of the same identity; returns its number."""
+        with self._errors(), self._transaction():
+            self._database.execute("DELETE FROM runs WHERE identity = ?", (measurement.run.identity,))
+            run = self._insert("runs", Run, [measurement.run])
+            for name, row in TABLES.items():
+                self._insert(name, row, getattr(measurement, name), run)
+            self._insert("thumbnails", Thumbnail, measurement.thumbnails)
+        return run
+
+    def _insert(self, table: str, row: type, rows: Sequence[Any], run: int | None = None) -> int:
+        names = [f'"{column.name}"' for column in fields(row)]
+        first = () if run is None else (run,)
+        columns = ", ".join(names if run is None else ["run", *names])
+        marks = ", ".join("?" * (len(names) + len(first)))
+        verb = "INSERT OR REPLACE" if table == "thumbnails" else "INSERT"
+        cursor = self._database.cursor()
+        statement = f"{verb} INTO {table} ({columns}) VALUES ({marks})"
+        for values in rows:
+            cursor.execute(statement, (*first, *astuple(values)))
+        return cursor.lastrowid or 0
+
+    def runs(self) -> dict[int, Run]:
+        """Every run by its number, oldest first."""
+        with self._errors():
+            rows = self._database.execute("SELECT * FROM runs ORDER BY id").fetchall()
+        return {row[0]: Run(*row[1:]) for row in rows}
+
+    def rows(self, row: type[Row], run: int) -> list[Row]:
+        """The rows of one run in the table of `row`, such as `Figure`, in the order written."""
+        table = next(name for name, kind in TABLES.items() if kind is row)
+        with self._errors():
+            found = self._database.execute(f"SELECT * FROM {table} WHERE run = ? ORDER BY rowid", (run,))  # noqa: S608
+            return [row(*values[1:]) for values in found]
+
+    def thumbnail(self, dataset_hash: str, key: str) -> bytes | None:
+        """The JPEG of a photo, if it was kept."""
+        with self._errors():
+            query = "SELECT jpeg FROM thumbnails WHERE dataset_hash = ? AND key = ?"
+            found = self._database.execute(query, (dataset_hash, key)).fetchone()
+        return None if found is None else found[0]

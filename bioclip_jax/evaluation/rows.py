@@ -1,0 +1,148 @@
+"""What the results database holds: each dataclass is a table, its fields the columns. Structures are JSON texts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Run:
+    """One model measured on one benchmark."""
+
+    identity: str
+    """Hash of what was measured: weights, data, benchmark, settings. One run of each is kept."""
+    model: str
+    weights: str
+    """The encoder's fingerprint."""
+    benchmark: str
+    description: str
+    license: str
+    citation: str
+    dataset: str
+    dataset_hash: str
+    settings: str
+    """JSON object."""
+    splits: str
+    """JSON object: split -> {"records", "usable", "unreadable": {reason: count}, "species"}."""
+    notes: str
+    """JSON array of lines: what was left out and why."""
+    command: str
+    versions: str
+    """JSON object: package -> version."""
+    device: str
+    started: str
+    """ISO 8601, UTC."""
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One accuracy with its 95 % interval and what guessing gives."""
+
+    learner: str
+    """`model` or `baseline`."""
+    protocol: str
+    """`zero_shot`, or `few_shot`."""
+    variant: str
+    """Zero-shot: how candidates were made (`sum`, `prototype`, `prefix`; `regression` for the baseline). Few-shot:
+    the shots."""
+    split: str
+    """The benchmark's name for what was measured (`seen`, `unseen`), or its few-shot task."""
+    rank: str
+    metric: str
+    value: float
+    low: float
+    high: float
+    spread: float | None
+    """Few-shot: population standard deviation over folds."""
+    chance: float
+    """Of a uniform guess."""
+    majority: float | None
+    """Micro accuracy of always answering the largest class."""
+    samples: int
+    classes: int
+    left_out: int
+    """Zero-shot: photos without a name at this rank. Few-shot: classes with too few photos."""
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Model less baseline on the same samples."""
+
+    protocol: str
+    variant: str
+    split: str
+    rank: str
+    metric: str
+    value: float
+    low: float
+    high: float
+    p_value: float
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a learner said of one photo at one rank (zero-shot, the run's main way of making candidates)."""
+
+    learner: str
+    """`model`; `baseline` (decided for balanced accuracy) or `baseline_micro` (for micro accuracy)."""
+    split: str
+    rank: str
+    key: str
+    true: str
+    predicted: str
+    """Empty where the learner knows none of the candidates."""
+    score: float | None
+    """The model's probability of what it predicted."""
+
+
+@dataclass(frozen=True)
+class Species:
+    """Where a species lies: the mean of its photos' features."""
+
+    split: str
+    label: str
+    taxon: str
+    """JSON object of the ranks and names."""
+    images: int
+    embedding: bytes
+    """float32, little-endian, L2-normalised."""
+
+
+@dataclass(frozen=True)
+class GalleryItem:
+    """One picture of a gallery; place 0 is the photo that is asked about, the others are its answers."""
+
+    kind: str
+    """`neighbours` or `failures`."""
+    item: int
+    place: int
+    split: str
+    key: str
+    taxon: str
+    """JSON object; in a failure's place 1 it is the taxon predicted."""
+    score: float | None
+    """Neighbours: cosine similarity. Failures: the probability of the prediction."""
+
+
+@dataclass(frozen=True)
+class Thumbnail:
+    """A small picture, shared by all runs on one data set."""
+
+    dataset_hash: str
+    key: str
+    jpeg: bytes
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """Everything that one run leaves behind."""
+
+    run: Run
+    figures: Sequence[Figure]
+    differences: Sequence[Difference]
+    predictions: Sequence[Prediction]
+    species: Sequence[Species]
+    gallery: Sequence[GalleryItem]
+    thumbnails: Sequence[Thumbnail]

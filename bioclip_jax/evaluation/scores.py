@@ -1,0 +1,73 @@
+"""Collects right and wrong of several learners on the same samples and turns them into figures with intervals."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from bioclip_jax.evaluation.bootstrap import Bootstrap, difference, interval
+from bioclip_jax.evaluation.rows import Difference, Figure
+
+
+@dataclass
+class Scores:
+    """Figures of the same `samples`: their intervals come from the same resamples, so differences are paired.
+
+    Args:
+        samples: how many there are.
+        resamples: of the bootstrap.
+        seed: of the bootstrap.
+    """
+
+    samples: int
+    resamples: int = 1000
+    seed: int = 0
+    _figures: list[Figure] = field(default_factory=list)
+    _values: list[np.ndarray] = field(default_factory=list)
+    _weights: list[np.ndarray] = field(default_factory=list)
+
+    def add(self, figure: Figure, correct: np.ndarray, weights: np.ndarray) -> None:
+        """Adds a figure; its `value`, `low` and `high` will be those of `correct` `[n]` (0 to 1) under `weights`
+        `[n]`.
+        """
+        self._figures.append(replace(figure, value=round(float(weights @ correct / weights.sum()), 12)))
+        self._values.append(np.asarray(correct, np.float64))
+        self._weights.append(weights)
+
+    def finish(self, variant_of_model: str) -> tuple[list[Figure], list[Difference]]:
+        """The figures with their intervals, and model (in `variant_of_model`) less baseline wherever both have a
+        figure.
+        """
+        if not self._figures:
+            return [], []
+        bootstrap = Bootstrap(self.samples, resamples=self.resamples, seed=self.seed)
+        resampled = bootstrap.ratios(np.stack(self._values, axis=1), np.stack(self._weights, axis=1))
+        figures = []
+        for column, figure in enumerate(self._figures):
+            bounds = interval(resampled[:, column])
+            figures.append(replace(figure, low=bounds.low, high=bounds.high))
+        place = {(f.learner, f.protocol, f.variant, f.split, f.rank, f.metric): i for i, f in enumerate(figures)}
+        differences = []
+        for column, figure in enumerate(figures):
+            if figure.learner != "model" or (figure.protocol == "zero_shot" and figure.variant != variant_of_model):
+                continue
+            variant = figure.variant if figure.protocol == "few_shot" else "regression"
+            other = place.get(("baseline", figure.protocol, variant, figure.split, figure.rank, figure.metric))
+            if other is not None:
+                value = figure.value - figures[other].value
+                found = difference(resampled[:, column], resampled[:, other], value)
+                differences.append(
+                    Difference(
+                        protocol=figure.protocol,
+                        variant=figure.variant,
+                        split=figure.split,
+                        rank=figure.rank,
+                        metric=figure.metric,
+                        value=value,
+                        low=found.low,
+                        high=found.high,
+                        p_value=found.p_value,
+                    )
+                )
+        return figures, differences

@@ -1,0 +1,257 @@
+"""Text heads over taxa: one unit vector per taxon, and their roll-up to any of the seven ranks.
+
+A name is unique within a kingdom (the nomenclature codes see to that) but not across kingdoms: `Morus` is a gannet
+and a mulberry. So a taxon at a rank is identified by (kingdom, name), a species by (kingdom, genus and epithet).
+Ranks between that are missing in some records do not split a taxon in two, and a record without a kingdom joins the
+one taxon of its name, where there is exactly one.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+from bioclip_jax.errors import UserError
+from bioclip_jax.text.captions import caption
+from bioclip_jax.text.taxonomy import RANKS, Taxon
+
+FIELDS = tuple("class_" if rank == "class" else rank for rank in RANKS)
+PLAIN_TEMPLATES = ("a photo of {}.",)
+"""The one template that training captions are written in."""
+
+EncodeText = Callable[[list[str]], np.ndarray]
+
+
+def normalise(features: Float[Array, "... d"]) -> Float[Array, "... d"]:
+    """L2-normalises the last axis; a zero vector stays zero (norm at least 1e-12, as PyTorch's `F.normalize`)."""
+    return features / jnp.maximum(jnp.linalg.norm(features, axis=-1, keepdims=True), 1e-12)
+
+
+@jax.jit
+def ensemble(text_features: Float[Array, "classes prompts d"]) -> Float[Array, "classes d"]:
+    """One unit vector per class from its prompts: normalise each, take the mean, normalise again (CLIP, section
+    3.1.4).
+    """
+    return normalise(normalise(text_features).mean(axis=1))
+
+
+@jax.jit
+def logits(
+    image_features: Float[Array, "n d"],
+    class_features: Float[Array, "classes d"],
+    logit_scale: float | Float[Array, ""],
+) -> Float[Array, "n classes"]:
+    """`logit_scale * image_features @ class_features.T` in full float32 (no TF32, no bfloat16 passes)."""
+    return jnp.matmul(logit_scale * image_features, class_features.T, precision=jax.lax.Precision.HIGHEST)
+
+
+# Both functions below have as many groups as taxa, the last ones empty: so they are compiled once for all ranks.
+
+
+@jax.jit
+def roll_up(probabilities: Float[Array, "n taxa"], index: Int[Array, " taxa"]) -> Float[Array, "n taxa"]:
+    """Sums the probabilities of the members of each group; members with index -1 (rank unknown) belong to none.
+
+    Rows add up to 1 less the share of those members.
+    """
+    groups = len(index)
+    return jax.ops.segment_sum(probabilities.T, jnp.where(index < 0, groups, index), num_segments=groups + 1)[:groups].T
+
+
+@jax.jit
+def prototypes(features: Float[Array, "taxa d"], index: Int[Array, " taxa"]) -> Float[Array, "taxa d"]:
+    """The normalised mean of the members' features for each group; members with index -1 belong to none."""
+    groups = len(index)
+    sums = jax.ops.segment_sum(features, jnp.where(index < 0, groups, index), num_segments=groups + 1)
+    return normalise(sums[:groups])
+
+
+@dataclass(frozen=True)
+class RankGroups:
+    """The taxa at one rank that some taxa belong to."""
+
+    rank: str
+    taxa: tuple[Taxon, ...]
+    """One per group, names below the rank removed."""
+    labels: tuple[str, ...]
+    """One per group, unique: the name, with the kingdom in brackets where two kingdoms share it."""
+    index: np.ndarray
+    """int32 [number of taxa given]: the group of each, -1 where the name at this rank is missing."""
+
+    def __len__(self) -> int:
+        return len(self.taxa)
+
+    def select(self, rows: np.ndarray) -> RankGroups:
+        """The same for only some of the taxa given: groups that none of `rows` int `[m]` belongs to are left out."""
+        index = self.index[rows]
+        kept = np.unique(index[index >= 0])
+        new_index = np.where(index < 0, -1, np.searchsorted(kept, index)).astype(np.int32)
+        return RankGroups(self.rank, tuple(self.taxa[i] for i in kept), tuple(self.labels[i] for i in kept), new_index)
+
+
+def _name(taxon: Taxon, rank: str) -> str:
+    name = taxon.rank(rank)
+    if rank != "species" or not name or name.startswith(f"{taxon.genus} "):
+        return name
+    return f"{taxon.genus} {name}".strip()
+
+
+def class_text(taxon: Taxon, text_type: str) -> str:
+    """What a caption of `text_type` says of a taxon, to be put into a template: `a photo of {}.` gives the caption
+    back.
+    """
+    return caption(taxon, text_type).removeprefix("a photo of ").removesuffix(".")
+
+
+def truncate(taxon: Taxon, rank: str) -> Taxon:
+    """The taxon at `rank` that `taxon` belongs to: names of lower ranks removed, and below species the two full names
+    as well.
+    """
+    if rank == "species":
+        return taxon
+    lower = FIELDS[RANKS.index(rank) + 1 :]
+    return replace(taxon, **dict.fromkeys(lower, ""), scientific_name="", common_name="")
+
+
+def rank_groups(taxa: Sequence[Taxon], rank: str) -> RankGroups:
+    """Groups taxa by the taxon that they belong to at `rank`; groups are in order of their names.
+
+    A group is represented by its most complete lineage (among those the most frequent, then the first in order).
+    """
+    if rank not in RANKS:
+        raise UserError(f"rank {rank!r} is not one of {', '.join(RANKS)}")
+    names = [_name(taxon, rank) for taxon in taxa]
+    kingdoms_of: dict[str, set[str]] = defaultdict(set)
+    for name, taxon in zip(names, taxa, strict=True):
+        if taxon.kingdom:
+            kingdoms_of[name].add(taxon.kingdom)
+    keys = []
+    for name, taxon in zip(names, taxa, strict=True):
+        kingdoms = kingdoms_of[name]
+        keys.append((name, next(iter(kingdoms)) if not taxon.kingdom and len(kingdoms) == 1 else taxon.kingdom))
+    members: dict[tuple[str, str], Counter[Taxon]] = defaultdict(Counter)
+    for key, taxon in zip(keys, taxa, strict=True):
+        if key[0]:
+            members[key][truncate(taxon, rank)] += 1
+    ordered = sorted(members)
+    number = {key: place for place, key in enumerate(ordered)}
+    shared = {name for name, count in Counter(name for name, _ in ordered).items() if count > 1}
+    return RankGroups(
+        rank=rank,
+        taxa=tuple(_most_complete(members[key]) for key in ordered),
+        labels=tuple(f"{name} ({kingdom or 'no kingdom'})" if name in shared else name for name, kingdom in ordered),
+        index=np.array([number.get(key, -1) for key in keys], np.int32),
+    )
+
+
+def _most_complete(candidates: Counter[Taxon]) -> Taxon:
+    def order(taxon: Taxon) -> tuple[int, int, tuple[str, ...]]:
+        known = sum(bool(name) for name in taxon.ranks) + bool(taxon.common_name)
+        return (-known, -candidates[taxon], taxon.ranks)
+
+    return min(candidates, key=order)
+
+
+def text_features(
+    encode_text: EncodeText,
+    class_texts: Sequence[Sequence[str]],
+    *,
+    templates: Sequence[str] = PLAIN_TEMPLATES,
+    chunk_prompts: int = 4096,
+) -> np.ndarray:
+    """One unit vector per class: the ensemble over all its texts (the same number for every class) in all templates.
+
+    Classes are encoded about `chunk_prompts` prompts at a time, so that memory does not grow with templates times
+    classes; equal prompts within a chunk are encoded once.
+
+    Returns:
+        float32 `[classes, d]`, L2-normalised.
+    """
+    if not class_texts or not class_texts[0] or not templates:
+        counts = f"{len(class_texts)} classes, {len(templates)} templates"
+        raise UserError(f"a text head needs classes, texts of them, and templates; given were {counts}")
+    per_class = len(class_texts[0]) * len(templates)
+    step = max(1, chunk_prompts // per_class)
+    chunks = []
+    for start in range(0, len(class_texts), step):
+        prompts = [
+            template.format(text)
+            for texts in class_texts[start : start + step]
+            for text in texts
+            for template in templates
+        ]
+        unique = list(dict.fromkeys(prompts))
+        place = {prompt: row for row, prompt in enumerate(unique)}
+        encoded = np.asarray(encode_text(unique), np.float32)
+        gathered = encoded[[place[prompt] for prompt in prompts]].reshape(-1, per_class, encoded.shape[-1])
+        # Padded to a power of two, so that few sizes are compiled.
+        padded = np.zeros((1 << (len(gathered) - 1).bit_length(), *gathered.shape[1:]), np.float32)
+        padded[: len(gathered)] = gathered
+        chunks.append(np.asarray(ensemble(padded))[: len(gathered)])
+    return np.concatenate(chunks)
+
+
+def unique_taxa(taxa: Sequence[Taxon]) -> tuple[tuple[Taxon, ...], np.ndarray]:
+    """The distinct taxa among `taxa` and int32 `[number of taxa]`, which of them each is.
+
+    Records of one species are one taxon, with the most complete lineage that any of them has; records without a
+    species are one taxon where all ranks agree.
+    """
+    species = rank_groups(taxa, "species")
+    others: dict[tuple[str, ...], int] = {}
+    distinct = list(species.taxa)
+    index = species.index.copy()
+    for row in np.flatnonzero(index < 0).tolist():
+        ranks = taxa[row].ranks
+        if ranks not in others:
+            others[ranks] = len(distinct)
+            distinct.append(taxa[row])
+        index[row] = others[ranks]
+    return tuple(distinct), index
+
+
+@dataclass(frozen=True)
+class TaxonHead:
+    """A classifier over taxa, given by text: `features` float32 `[taxa, d]` unit vectors, `logit_scale` the
+    multiplier.
+    """
+
+    taxa: tuple[Taxon, ...]
+    features: np.ndarray
+    logit_scale: float
+
+    @classmethod
+    def from_text(
+        cls,
+        encode_text: EncodeText,
+        taxa: Sequence[Taxon],
+        *,
+        logit_scale: float,
+        text_types: Sequence[str],
+        templates: Sequence[str] = PLAIN_TEMPLATES,
+    ) -> TaxonHead:
+        """Builds the head from the taxa's captions of all `text_types` in all `templates` (see `text_features`)."""
+        texts = [[class_text(taxon, text_type) for text_type in text_types] for taxon in taxa]
+        return cls(tuple(taxa), text_features(encode_text, texts, templates=templates), float(logit_scale))
+
+    def groups(self, rank: str) -> RankGroups:
+        """The taxa at `rank` that the head's taxa belong to."""
+        return rank_groups(self.taxa, rank)
+
+    def probabilities(self, image_features: np.ndarray) -> np.ndarray:
+        """Softmax over the taxa: float32 `[n, taxa]` for unit features `[n, d]`."""
+        return np.asarray(jax.nn.softmax(logits(image_features, self.features, self.logit_scale), axis=-1))
+
+    def roll_up(self, probabilities: np.ndarray, groups: RankGroups) -> np.ndarray:
+        """Probability of every group: the sum over its members; float32 `[n, groups]`."""
+        return np.asarray(roll_up(probabilities, groups.index))[:, : len(groups)]
+
+    def prototypes(self, groups: RankGroups) -> np.ndarray:
+        """A unit vector for every group: the mean of its members' features; float32 `[groups, d]`."""
+        return np.asarray(prototypes(self.features, groups.index))[: len(groups)]

@@ -1,0 +1,96 @@
+"""The results database: runs are whole or absent, and a file that is none is recognised."""
+
+import sqlite3
+from dataclasses import fields, replace
+
+import pytest
+
+from bioclip_jax.errors import UsageError, UserError
+from bioclip_jax.evaluation.compare import compare
+from bioclip_jax.evaluation.results import Results
+from bioclip_jax.evaluation.rows import Measurement, Prediction, Run, Thumbnail
+
+pytestmark = pytest.mark.core
+
+
+def measurement(identity: str, **changes) -> Measurement:
+    texts = {column.name: "{}" for column in fields(Run)}
+    run = Run(**{**texts, "identity": identity, "seconds": 1.0})
+    prediction = Prediction("model", "seen", "species", "key", "a", "b", 0.5)
+    return replace(Measurement(run, [], [], [prediction], [], [], [Thumbnail("{}", "key", b"jpeg")]), **changes)
+
+
+def test_runs_are_added_and_the_same_one_is_replaced(tmp_path):
+    path = tmp_path / "deep" / "results.sqlite"
+    with Results(path, create=True) as results:
+        first = results.add(measurement("a"))
+        second = results.add(measurement("b"))
+        again = results.add(measurement("a"))
+    with Results(path) as results:
+        assert set(results.runs()) == {second, again}
+        assert first != second
+        assert results.rows(Prediction, again)[0].predicted == "b"
+        assert results.thumbnail("{}", "key") == b"jpeg"
+        assert results.thumbnail("{}", "other") is None
+
+
+def test_an_interrupted_run_leaves_the_earlier_one_untouched(tmp_path):
+    def interrupted():
+        yield Prediction("model", "seen", "species", "key", "a", "c", 0.5)
+        raise KeyboardInterrupt
+
+    path = tmp_path / "results.sqlite"
+    with Results(path, create=True) as results:
+        kept = results.add(measurement("a"))
+        with pytest.raises(KeyboardInterrupt):
+            results.add(measurement("a", predictions=interrupted()))
+    with Results(path) as results:
+        assert list(results.runs()) == [kept]
+        assert [p.predicted for p in results.rows(Prediction, kept)] == ["b"]
+
+
+def test_a_file_that_is_no_results_database_is_refused_and_left_alone(tmp_path):
+    garbage = tmp_path / "garbage.sqlite"
+    garbage.write_bytes(b"no database at all, but long enough to look like one" * 20)
+    foreign = tmp_path / "foreign.sqlite"
+    with sqlite3.connect(foreign) as database:
+        database.execute("CREATE TABLE theirs (x)")
+    for path in (garbage, foreign):
+        before = path.read_bytes()
+        with pytest.raises(UserError, match=path.name) as error:
+            Results(path, create=True)
+        assert "\n" not in str(error.value)
+        assert path.read_bytes() == before
+
+
+def test_a_damaged_database_is_one_clear_line(tmp_path):
+    path = tmp_path / "results.sqlite"
+    with Results(path, create=True) as results:
+        results.add(measurement("a"))
+    data = bytearray(path.read_bytes())
+    data[4096:] = b"\xff" * (len(data) - 4096)
+    path.write_bytes(data)
+    with pytest.raises(UserError, match=r"results\.sqlite"), Results(path) as results:
+        results.runs()
+
+
+def test_a_newer_version_and_a_missing_file_are_named(tmp_path):
+    path = tmp_path / "results.sqlite"
+    Results(path, create=True).__exit__(None, None, None)
+    with sqlite3.connect(path) as database:
+        database.execute("PRAGMA user_version = 99")
+    with pytest.raises(UserError, match="version 99"):
+        Results(path)
+    with pytest.raises(UsageError, match="no results at"):
+        Results(tmp_path / "none.sqlite")
+
+
+def test_two_models_are_compared_on_the_photos_that_both_answered():
+    truth = ["a", "b", "c", "d"] * 25
+    right = [Prediction("model", "seen", "species", str(i), t, t, 1.0) for i, t in enumerate(truth)]
+    wrong = [replace(p, predicted="a") for p in right]
+    found = compare(right, [*wrong[:80], replace(wrong[90], true="changed")], "seen")["species"]
+    assert found.value == pytest.approx(0.75)
+    assert found.low > 0.6
+    assert found.p_value < 0.01
+    assert compare(right, [], "seen") == {}

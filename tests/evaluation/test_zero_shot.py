@@ -1,0 +1,69 @@
+"""Zero-shot classification equals the reference implementation; its ways of making candidates equal their formulas."""
+
+import hashlib
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from bioclip_jax.evaluation import zero_shot
+from bioclip_jax.heads import TaxonHead, ensemble, logits
+from bioclip_jax.text.taxonomy import Taxon
+from bioclip_jax.text.templates import TEMPLATES
+
+pytestmark = pytest.mark.core
+GOLDENS = Path(__file__).parents[1] / "goldens/evaluation"
+
+
+@pytest.fixture(scope="module")
+def golden():
+    with np.load(GOLDENS / "zero_shot.npz", allow_pickle=False) as file:
+        return dict(file), json.loads((GOLDENS / "zero_shot.json").read_text())
+
+
+def test_class_weights_logits_and_top_five_equal_the_reference(golden):
+    arrays, expected = golden
+    scale = float(np.exp(arrays["log_logit_scale"]))
+    weights = np.asarray(ensemble(arrays["text_features"]))
+    np.testing.assert_allclose(weights.T, arrays["class_weights"], atol=1e-6, rtol=0)
+    np.testing.assert_allclose(logits(arrays["image_features"], weights, scale), arrays["logits"], atol=1e-4, rtol=0)
+    top = zero_shot.top_k(arrays["image_features"], weights, scale, 5)
+    np.testing.assert_array_equal(top, arrays["top5"])
+    accuracy = zero_shot.top_k_accuracy(top, arrays["labels"])
+    assert {f"val-unseen-{name}": value for name, value in accuracy.items()} == expected["accuracy"]
+
+
+def test_k_is_capped_by_the_number_of_classes(golden):
+    arrays, expected = golden
+    rows = arrays["labels"] < 4
+    weights = np.asarray(ensemble(arrays["text_features"][:4]))
+    top = zero_shot.top_k(arrays["image_features"][rows], weights, 1.0, 5)
+    accuracy = zero_shot.top_k_accuracy(top, arrays["labels"][rows])
+    assert {f"val-unseen-{name}": value for name, value in accuracy.items()} == expected["accuracy_first_four_classes"]
+
+
+def test_templates_are_those_of_the_golden(golden):
+    rendered = "\n".join(template.format("X") for template in TEMPLATES)
+    assert len(TEMPLATES) == golden[1]["templates_count"]
+    assert hashlib.sha256(rendered.encode()).hexdigest() == golden[1]["templates_sha256"]
+
+
+def test_batches_do_not_show(golden, monkeypatch):
+    arrays, _ = golden
+    weights = arrays["class_weights"].T.copy()
+    whole = zero_shot.class_probabilities(arrays["image_features"], weights, 10.0)
+    monkeypatch.setattr(zero_shot, "BATCH", 50)
+    np.testing.assert_allclose(zero_shot.class_probabilities(arrays["image_features"], weights, 10.0), whole, atol=1e-6)
+    assert zero_shot.class_probabilities(arrays["image_features"][:0], weights, 10.0).shape == (0, len(weights))
+
+
+def test_probability_of_a_genus_is_the_sum_over_its_species():
+    taxa = tuple(Taxon("A", "B", "C", "D", "E", genus, species) for genus, species in ("Ga", "Gb", "Hc"))
+    features = np.eye(3, 4, dtype=np.float32)
+    head = TaxonHead(taxa, features, logit_scale=2.0)
+    images = np.array([[1, 0, 0, 0], [0, 0, 1, 0]], np.float32)
+    species = head.probabilities(images)
+    (genus,) = zero_shot.summed_probabilities(images, head, [head.groups("genus")])
+    np.testing.assert_allclose(genus[:, 0], species[:, 0] + species[:, 1], rtol=1e-6)
+    np.testing.assert_allclose(genus.sum(axis=1), 1, rtol=1e-6)
