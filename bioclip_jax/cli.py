@@ -1,0 +1,343 @@
+"""The command line: one small function per command. What it needs is imported inside it, so that help is quick."""
+
+from __future__ import annotations
+
+import errno
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import tyro
+
+from bioclip_jax.config import TrainConfig
+from bioclip_jax.errors import UsageError, UserError
+
+PROGRAM = "bioclip-jax"
+
+
+@dataclass(frozen=True)
+class BuildArguments:
+    """Build a dataset directory of shards from a data recipe; the recipe's own flags follow its name."""
+
+    recipe: tyro.conf.Positional[str]
+    """Built-in name (photo_table, synthetic) or path of a Python file."""
+    out: tyro.conf.Positional[Path]
+    """Directory to write; an unfinished build in it is continued."""
+    name: str | None = None
+    """Name of the dataset; that of the recipe if not given."""
+    shard_bytes: int = 2**30
+    """About how large a file becomes."""
+    resize: int | None = None
+    """Shrink photos so that the shorter side is at most this many pixels (JPEG, quality 95)."""
+    threads: int | None = None
+    """Threads that read and decode; one per CPU if not given."""
+    overwrite: tyro.conf.FlagCreatePairsOff[bool] = False
+    """Remove a dataset that is there first."""
+
+
+def data_build(arguments: Sequence[str]) -> None:
+    """Build a dataset directory of shards from a data recipe."""
+    _help_of_recipe(arguments, BuildArguments, "data build")
+    build, rest = _parse_known(BuildArguments, arguments, "data build")
+    from bioclip_jax.pipeline.build import build as build_dataset
+    from bioclip_jax.pipeline.readers import check_splits
+    from bioclip_jax.recipes import call_recipe, load_recipe
+
+    recipe = load_recipe("data", build.recipe)
+    source = check_splits(call_recipe(recipe.source, rest, f"{PROGRAM} data build {build.recipe} OUT"), build.recipe)
+    report = build_dataset(
+        source,
+        build.out,
+        name=build.name or Path(build.recipe).stem,
+        shard_bytes=build.shard_bytes,
+        image_size=build.resize,
+        threads=build.threads,
+        overwrite=build.overwrite,
+    )
+    print("\n".join(report.lines()))
+
+
+def data_verify(arguments: Sequence[str]) -> None:
+    """Check a dataset directory: checksums, counts, every photo, keys, taxonomy, leaks between splits."""
+
+    def verify(dataset: tyro.conf.Positional[Path]) -> None:
+        """Check a dataset directory: checksums, counts, every photo, keys, taxonomy, leaks between splits.
+
+        Args:
+            dataset: the directory that `data build` wrote.
+        """
+        from rich.console import Console
+
+        from bioclip_jax.pipeline.verify import verify as verify_dataset
+
+        report = verify_dataset(dataset)
+        Console().print(report.table())
+        if not report.ok:
+            raise UserError(f"{dataset} has the problems listed above")
+
+    _parse(verify, arguments, "data verify")
+
+
+@dataclass(frozen=True)
+class ShowArguments:
+    """Draw a contact sheet of a dataset; a recipe's own flags follow its name."""
+
+    dataset: tyro.conf.Positional[str]
+    """Dataset directory, built-in data recipe or path of one."""
+    out: Path = Path("contact_sheet.png")
+    """PNG file to write."""
+    split: str | None = None
+    """Which split to show; the first one if not given."""
+    columns: int = 8
+    rows: int = 5
+    seed: int = 0
+    """Which samples are drawn."""
+
+
+def data_show(arguments: Sequence[str]) -> None:
+    """Draw a contact sheet of a dataset directory or data recipe as a PNG."""
+    _help_of_recipe(arguments, ShowArguments, "data show")
+    show, rest = _parse_known(ShowArguments, arguments, "data show")
+    from bioclip_jax.pipeline.contact_sheet import contact_sheet
+    from bioclip_jax.pipeline.readers import check_splits, is_recipe, open_dataset
+    from bioclip_jax.recipes import call_recipe, load_recipe
+
+    if is_recipe(show.dataset):
+        source = load_recipe("data", show.dataset).source
+        splits = check_splits(call_recipe(source, rest, f"{PROGRAM} data show {show.dataset}"), show.dataset)
+    elif rest:
+        raise UsageError(f"unknown argument {rest[0]!r}; a dataset directory takes no arguments of a recipe")
+    else:
+        splits = dict(open_dataset(show.dataset))
+    title = Path(show.dataset).stem
+    sheet = contact_sheet(splits, title=title, split=show.split, columns=show.columns, rows=show.rows, seed=show.seed)
+    sheet.save(show.out)
+    print(show.out)
+
+
+def train(arguments: Sequence[str]) -> None:
+    """Train a model from a config, or continue the run in the work directory."""
+    if not arguments or arguments[0].startswith("-"):
+        print(f"usage: {PROGRAM} train CONFIG --work-dir PATH [--dry-run] [fields of the config]\n")
+        print("CONFIG: built-in name (demo, organisms) or path of a Python file; NAME:VARIANT for one of a grid.")
+        print(f"`{PROGRAM} train CONFIG --help` lists the config's fields with their values.")
+        if not set(arguments) & {"-h", "--help"}:
+            raise UsageError("name a config first")
+        return
+    base = _config(arguments[0])
+
+    def train(
+        work_dir: Path,
+        dry_run: tyro.conf.FlagCreatePairsOff[bool] = False,
+        config: Annotated[TrainConfig, tyro.conf.arg(name="")] = base,
+    ) -> None:
+        """Train, or continue the run that the work directory holds.
+
+        Args:
+            work_dir: where checkpoints, metrics and the config are kept.
+            dry_run: print what would be trained, and stop.
+            config: fields of the config.
+        """
+        from bioclip_jax.training.describe import describe
+        from bioclip_jax.training.loop import train as run_training
+
+        if dry_run:
+            print(describe(config))
+        else:
+            run_training(config, work_dir)
+
+    _parse(train, arguments[1:], f"train {arguments[0]}")
+
+
+def _config(name: str) -> TrainConfig:
+    from bioclip_jax.recipes import load_recipe
+
+    recipe, _, variant = name.partition(":")
+    module = load_recipe("configs", recipe)
+    if variant:
+        grid = getattr(module, "configs", {})
+        if variant not in grid:
+            raise UsageError(f"config {recipe} has no variant {variant!r}; it has {', '.join(grid) or 'none'}")
+        config = grid[variant]
+    elif hasattr(module, "config"):
+        config = module.config
+    else:
+        raise UsageError(f"config {recipe} is a grid; name a variant, as {recipe}:{next(iter(module.configs), 'NAME')}")
+    if not isinstance(config, TrainConfig):
+        raise UsageError(f"config {name} is a {type(config).__name__}, not a bioclip_jax.config.TrainConfig")
+    return config
+
+
+def evaluate(arguments: Sequence[str]) -> None:
+    """Measure a model on benchmarks; figures with intervals go to a results database."""
+
+    def evaluate(
+        model: tyro.conf.Positional[str],
+        benchmarks: tyro.conf.Positional[tuple[str, ...]],
+        /,
+        *,
+        root: str | None = None,
+        results: Path | None = None,
+        method: Literal["sum", "prototype", "prefix"] = "prototype",
+        text_types: tuple[str, ...] = ("taxon_com",),
+        resamples: int = 1000,
+        seed: int = 0,
+        batch_size: int = 64,
+    ) -> None:
+        """Measure a model on benchmarks; figures with intervals go to a results database.
+
+        Args:
+            model: work directory, checkpoint, or OpenCLIP folder.
+            benchmarks: built-in names (organisms, synthetic) or paths of Python files.
+            root: where the benchmark's data lies, such as a dataset directory.
+            results: database to add to; results.sqlite in the work directory, or here for another model.
+            method: how candidates above species are made: probabilities of their species summed, the mean of their
+                species' text features, or the text of the taxon's own lineage. All three are reported; this one leads.
+            text_types: caption types of a species; several are averaged.
+            resamples: bootstrap resamples for the intervals.
+            seed: of the bootstrap.
+            batch_size: photos encoded at once.
+        """
+        from bioclip_jax.evaluation.measure import Settings
+        from bioclip_jax.evaluation.run import evaluate as run
+        from bioclip_jax.inference.load import load
+        from bioclip_jax.recipes import load_recipe
+
+        if not benchmarks:
+            raise UsageError("name at least one benchmark, such as synthetic")
+        chosen = [load_recipe("evals", name).benchmark(root) for name in benchmarks]
+        settings = Settings(method=method, text_types=text_types, resamples=resamples, seed=seed)
+        encoder = load(model)
+        folder = Path(model) if (Path(model) / "config.json").is_file() else Path()
+        run(encoder, chosen, results or folder / "results.sqlite", settings=settings, batch_size=batch_size)
+
+    _parse(evaluate, arguments, "eval")
+
+
+def report(arguments: Sequence[str]) -> None:
+    """Draw one HTML page of tables, plots and pictures from a results database or work directory."""
+
+    def report(results: tyro.conf.Positional[Path], /, *, out: Path = Path("report.html")) -> None:
+        """Draw one self-contained HTML page of tables, plots and pictures.
+
+        Args:
+            results: results database, or work directory that holds results.sqlite and metrics.jsonl.
+            out: file to write.
+        """
+        from bioclip_jax.evaluation.report import write_report
+
+        print(write_report(results, out))
+
+    _parse(report, arguments, "report")
+
+
+def convert(arguments: Sequence[str]) -> None:
+    """Write a model as an OpenCLIP folder, for PyTorch."""
+
+    def convert(
+        source: tyro.conf.Positional[str],
+        destination: tyro.conf.Positional[Path],
+        keep_replay_projector: tyro.conf.FlagCreatePairsOff[bool] = False,
+    ) -> None:
+        """Write a model as an OpenCLIP folder, which `open_clip.create_model_and_transforms("local-dir:...")` loads.
+
+        Args:
+            source: work directory, checkpoint, or OpenCLIP folder.
+            destination: folder to write.
+            keep_replay_projector: also write the second visual projector, for training on with the reference code.
+        """
+        from bioclip_jax.convert import open_clip
+        from bioclip_jax.inference.load import load
+
+        model = load(source)
+        open_clip.save(
+            destination,
+            model.config,
+            model.preprocessing,
+            model.parameters,
+            keep_replay_projector=keep_replay_projector,
+        )
+        print(f"{destination}: {open_clip.WEIGHTS_NAME} and {open_clip.CONFIG_NAME}")
+
+    _parse(convert, arguments, "convert")
+
+
+COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {
+    "data build": data_build,
+    "data verify": data_verify,
+    "data show": data_show,
+    "train": train,
+    "eval": evaluate,
+    "report": report,
+    "convert": convert,
+}
+
+
+def _parse(target: Callable[..., Any], arguments: Sequence[str], command: str) -> Any:
+    return tyro.cli(target, args=list(arguments), prog=f"{PROGRAM} {command}")
+
+
+def _parse_known(target: Callable[..., Any], arguments: Sequence[str], command: str) -> tuple[Any, list[str]]:
+    """Parses what `target` knows and returns the rest, which belongs to a recipe or config."""
+    return tyro.cli(target, args=list(arguments), prog=f"{PROGRAM} {command}", return_unknown_args=True)
+
+
+def _help_of_recipe(arguments: Sequence[str], target: Callable[..., Any], command: str) -> None:
+    """Prints a data recipe's own flags where its help is asked for; without a recipe, the command's help."""
+    if not arguments or arguments[0] in ("-h", "--help"):
+        _parse(target, arguments, command)
+    if set(arguments) & {"-h", "--help"}:
+        from bioclip_jax.recipes import load_recipe, recipe_arguments
+
+        recipe_arguments(
+            load_recipe("data", arguments[0]).source, ["--help"], f"{PROGRAM} {command} {arguments[0]} ..."
+        )
+
+
+def _help() -> str:
+    lines = [f"usage: {PROGRAM} COMMAND [ARGUMENTS]", "", "BioCLIP 2 in JAX.", "", "commands:"]
+    lines += [f"  {name:<13}{(function.__doc__ or '').splitlines()[0]}" for name, function in COMMANDS.items()]
+    return "\n".join([*lines, "", f"`{PROGRAM} COMMAND --help` explains a command."])
+
+
+def _dispatch(arguments: Sequence[str]) -> None:
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        print(_help())
+        return
+    if arguments[0] == "--version":
+        from bioclip_jax import __version__
+
+        print(__version__)
+        return
+    for words in (2, 1):
+        command = COMMANDS.get(" ".join(arguments[:words]))
+        if command:
+            command(arguments[words:])
+            return
+    names = ", ".join(COMMANDS)
+    raise UsageError(f"no command {' '.join(arguments[:2])!r}; the commands are {names}")
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """The console script. Exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted."""
+    try:
+        _dispatch(sys.argv[1:] if arguments is None else arguments)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(error.exit_code) from None
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        raise SystemExit(130) from None
+    except BrokenPipeError:  # the reader of our output went away, as `| head` does
+        raise SystemExit(1) from None
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
+            raise
+        print(f"error: {error.filename or 'writing'}: {error.strerror}", file=sys.stderr)
+        raise SystemExit(1) from None
+
+
+if __name__ == "__main__":
+    main()

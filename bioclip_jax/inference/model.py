@@ -1,0 +1,130 @@
+"""A model to use: photos and texts in, L2-normalised features out."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+import PIL.Image
+from jaxtyping import Float, UInt8
+
+from bioclip_jax import images as image_files
+from bioclip_jax.checkpoints import weights_hash
+from bioclip_jax.config import CLIPConfig, Preprocessing
+from bioclip_jax.errors import UsageError
+from bioclip_jax.images import ImageSource
+from bioclip_jax.models import clip
+from bioclip_jax.models.functions import l2_normalize, normalize_pixels
+from bioclip_jax.pipeline.loader import token_bucket
+from bioclip_jax.text.tokenizer import Tokenizer
+
+BATCH_SIZE = 64
+
+
+class Model:
+    """A CLIP model with its tokenizer and preprocessing.
+
+    Attributes:
+      config: the model's shape.
+      preprocessing: how photos become its input.
+      parameters: its weights, a nested dict of arrays.
+      name: where it came from.
+    """
+
+    def __init__(self, config: CLIPConfig, preprocessing: Preprocessing, parameters: clip.Parameters, name: str = ""):
+        """`parameters` as `models.clip.split` gives them (any float type; used in float32)."""
+        self.config, self.preprocessing, self.name = config, preprocessing, name
+        self.parameters = jax.tree.map(lambda x: jax.numpy.asarray(x, jax.numpy.float32), parameters)
+        definition, _, _ = clip.abstract(config)
+        self._tokenizer = Tokenizer(config.text.context_length)
+
+        @jax.jit
+        def image_features(parameters: clip.Parameters, photos: jax.Array) -> jax.Array:
+            x = normalize_pixels(photos, preprocessing.mean, preprocessing.std, jax.numpy.dtype("float32"))
+            return l2_normalize(clip.merge(definition, parameters).encode_image(x))
+
+        @jax.jit
+        def text_features(parameters: clip.Parameters, tokens: jax.Array) -> jax.Array:
+            return l2_normalize(clip.merge(definition, parameters).encode_text(tokens))
+
+        self._image_features, self._text_features = image_features, text_features
+
+    def encode_image(
+        self, images: ImageSource | Sequence[ImageSource] | UInt8[np.ndarray, "n h w 3"], batch_size: int = BATCH_SIZE
+    ) -> Float[np.ndarray, "n d"]:
+        """L2-normalised float32 features of photos: paths, encoded bytes, Pillow images, or uint8 [n, h, w, 3].
+
+        Raises:
+          ImageError: a photo cannot be read.
+          UsageError: an array of another type or shape.
+        """
+        photos = self._photos(images)
+        return self._batched(self._image_features, photos, batch_size)
+
+    def encode_text(self, texts: str | Sequence[str], batch_size: int = BATCH_SIZE) -> Float[np.ndarray, "m d"]:
+        """L2-normalised float32 features of texts, cut to the context length."""
+        texts = [texts] if isinstance(texts, str) else list(texts)
+        tokens = self._tokenizer(texts)
+        # Sorted by length, so that short texts are not computed at the length of the longest.
+        lengths = np.argmax(tokens, axis=1) + 1
+        features = np.zeros((len(texts), self.config.embed_dim), np.float32)
+        buckets = np.array([token_bucket(int(n), self.config.text.context_length) for n in lengths], int)
+        for bucket in np.unique(buckets):
+            rows = np.flatnonzero(buckets == bucket)
+            features[rows] = self._batched(self._text_features, [tokens[row, :bucket] for row in rows], batch_size)
+        return features
+
+    @functools.cached_property
+    def logit_scale(self) -> float:
+        """The factor between cosine similarities and logits."""
+        return float(np.exp(np.asarray(self.parameters["logit_scale"], np.float64)))
+
+    def preprocess(self, image: ImageSource) -> UInt8[np.ndarray, "size size 3"]:
+        """A photo in the geometry of the model's evaluation; normalisation happens on the device."""
+        p = self.preprocessing
+        return image_files.evaluation_image(image, self.config.vision.image_size, p.geometry, p.interpolation)
+
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        """Hash of the weights, the activation and the preprocessing: what decides the features."""
+        rest = json.dumps([dataclasses.asdict(self.preprocessing), self.config.activation], sort_keys=True)
+        return hashlib.sha256((weights_hash(self.parameters) + rest).encode()).hexdigest()
+
+    def _photos(self, images: Any) -> Iterable[np.ndarray]:
+        if isinstance(images, np.ndarray):
+            if images.ndim != 4 or images.shape[-1] != 3 or images.dtype != np.uint8:
+                raise UsageError(f"images: expected uint8 [n, h, w, 3], got {images.dtype} {list(images.shape)}")
+            size = self.config.vision.image_size
+            if images.shape[1:3] == (size, size):
+                return list(images)
+            return [self.preprocess(PIL.Image.fromarray(image)) for image in images]
+        if isinstance(images, str | os.PathLike | bytes | PIL.Image.Image):
+            images = [images]
+        return (self.preprocess(image) for image in images)
+
+    def _batched(
+        self, encode: Callable[..., jax.Array], rows: Iterable[np.ndarray], batch_size: int
+    ) -> Float[np.ndarray, "n d"]:
+        """Encodes rows in batches of one size, so that one program serves all."""
+        features, waiting = [], list[np.ndarray]()
+
+        def flush() -> None:
+            if waiting:
+                padded = waiting + [waiting[-1]] * (batch_size - len(waiting))
+                features.append(np.asarray(encode(self.parameters, np.stack(padded)))[: len(waiting)])
+                waiting.clear()
+
+        for row in rows:
+            waiting.append(row)
+            if len(waiting) == batch_size:
+                flush()
+        flush()
+        empty = np.zeros((0, self.config.embed_dim), np.float32)
+        return np.concatenate([empty, *features])
