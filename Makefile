@@ -12,10 +12,13 @@ SOURCES = bioclip_jax $(wildcard configs data evals launch) tests setup.py
 
 # DEMO=small is the same chain on less data and for fewer steps, as a check.
 DEMO ?= full
-DEMO_DATA_full = --num-images 20000
-DEMO_DATA_small = --num-images 2000 --num-species 40
+DEMO_OUT_full = demo
+DEMO_OUT_small = demo-small
+DEMO_DATA_full = --num-images 16000
+DEMO_DATA_small = --num-images 2000
 DEMO_TRAIN_full =
 DEMO_TRAIN_small = --total-steps 40
+OUT = $(DEMO_OUT_$(DEMO))
 
 .DEFAULT_GOAL = help
 .NOTPARALLEL:
@@ -26,12 +29,14 @@ help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' Makefile
 
 demo: $(VENV)/.runtime ## build data, train, evaluate, report and export, in demo/ (DEMO=small: a shorter one)
-	rm -rf demo
-	$(BIOCLIP) data build synthetic demo/data $(DEMO_DATA_$(DEMO))
-	$(BIOCLIP) train configs/demo.py --work-dir demo/run $(DEMO_TRAIN_$(DEMO))
-	$(BIOCLIP) eval demo/run synthetic --root demo/data --results demo/results.sqlite
-	$(BIOCLIP) report demo/results.sqlite --out demo/report.html
-	$(BIOCLIP) convert demo/run demo/open_clip
+	$(BIOCLIP) data build synthetic $(OUT)/data --num-species 48 --image-size 48 --test-images-per-species 20 \
+		$(DEMO_DATA_$(DEMO))
+	$(BIOCLIP) data show $(OUT)/data --out $(OUT)/data.png
+	$(BIOCLIP) train demo --work-dir $(OUT)/run --data.dataset $(OUT)/data $(DEMO_TRAIN_$(DEMO))
+	$(BIOCLIP) eval $(OUT)/run synthetic --root $(OUT)/data
+	$(BIOCLIP) report $(OUT)/run --out $(OUT)/report.html
+	$(BIOCLIP) convert $(OUT)/run $(OUT)/open_clip
+	@echo "Look at $(OUT)/report.html; the weights for PyTorch are in $(OUT)/open_clip."
 
 test: $(VENV)/.torch ## all tests but the slow ones
 	$(PYTEST)
@@ -56,7 +61,7 @@ format: $(VENV)/.dev ## write the style that lint asks for
 	$(VENV)/bin/ruff format $(SOURCES)
 
 clean: ## remove what make made: environments, the demo, caches
-	rm -rf .venv .venv-* $(VENV) demo build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
+	rm -rf .venv .venv-* $(VENV) demo demo-small build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
 	find $(SOURCES) -name __pycache__ -prune -exec rm -rf {} +
 
 # An environment grows: what the demo needs, what the tests and lint need besides, and PyTorch for the whole suite.

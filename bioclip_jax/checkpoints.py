@@ -15,23 +15,24 @@ from bioclip_jax.errors import UserError
 
 
 def load_tree(path: Path, abstract: Any) -> Any:
-    """The part of an Orbax checkpoint that `abstract` (a tree of `jax.ShapeDtypeStruct`) names, placed as it says.
+    """The part of an Orbax checkpoint that `abstract` (a tree of `jax.ShapeDtypeStruct`) names.
+
+    Arrays lie where their struct's sharding says, on the first local device where it says nothing.
 
     Raises:
         UserError: there is no finished checkpoint at `path`, or it does not hold those arrays.
     """
+    here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    placed = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding or here), abstract
+    )
     context = ocp.Context()
     context.pytree.loading.partial_load = True
     try:
         with context:
-            return ocp.load(path, abstract)
+            return ocp.load(path, placed)
     except (OSError, ValueError, KeyError, TypeError, ocp.errors.InvalidLayoutError) as error:
         raise UserError(f"{path}: not a readable checkpoint of this model ({first_line(error)})") from None
-
-
-def save_tree(path: Path, tree: Any, metadata: dict[str, Any] | None = None) -> None:
-    """Writes a tree of arrays as one Orbax checkpoint, replacing what is there."""
-    ocp.save(path, tree, overwrite=True, custom_metadata=metadata)
 
 
 def weights_hash(parameters: Any) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import errno
+import logging
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -92,8 +92,8 @@ class ShowArguments:
     """Which split to show; the first one if not given."""
     columns: int = 8
     rows: int = 5
-    seed: int = 0
-    """Which samples are drawn."""
+    sample_seed: int = 0
+    """Which records are drawn; another number, others."""
 
 
 def data_show(arguments: Sequence[str]) -> None:
@@ -112,8 +112,10 @@ def data_show(arguments: Sequence[str]) -> None:
     else:
         splits = dict(open_dataset(show.dataset))
     title = Path(show.dataset).stem
-    sheet = contact_sheet(splits, title=title, split=show.split, columns=show.columns, rows=show.rows, seed=show.seed)
-    sheet.save(show.out)
+    sheet = contact_sheet(
+        splits, title=title, split=show.split, columns=show.columns, rows=show.rows, seed=show.sample_seed
+    )
+    sheet.save(show.out, "PNG")
     print(show.out)
 
 
@@ -145,8 +147,10 @@ def train(arguments: Sequence[str]) -> None:
 
         if dry_run:
             print(describe(config))
-        else:
-            run_training(config, work_dir)
+            return
+        # Orbax logs the traceback of a failed save, which our own error says in one line.
+        logging.getLogger("absl").setLevel(logging.CRITICAL)
+        run_training(config, work_dir)
 
     _parse(train, arguments[1:], f"train {arguments[0]}")
 
@@ -172,6 +176,7 @@ def _config(name: str) -> TrainConfig:
 
 def evaluate(arguments: Sequence[str]) -> None:
     """Measure a model on benchmarks; figures with intervals go to a results database."""
+    from bioclip_jax.evaluation.methods import DEFAULT_METHOD
 
     def evaluate(
         model: tyro.conf.Positional[str],
@@ -180,8 +185,12 @@ def evaluate(arguments: Sequence[str]) -> None:
         *,
         root: str | None = None,
         results: Path | None = None,
-        method: Literal["sum", "prototype", "prefix"] = "prototype",
+        method: Literal["sum", "prototype", "prefix"] = DEFAULT_METHOD,
         text_types: tuple[str, ...] = ("taxon_com",),
+        rank_text_types: tuple[str, ...] = ("taxon",),
+        templates: Literal["plain", "clip81"] = "plain",
+        baseline: bool = True,
+        few_shot: bool = True,
         resamples: int = 1000,
         seed: int = 0,
         batch_size: int = 64,
@@ -196,19 +205,34 @@ def evaluate(arguments: Sequence[str]) -> None:
             method: how candidates above species are made: probabilities of their species summed, the mean of their
                 species' text features, or the text of the taxon's own lineage. All three are reported; this one leads.
             text_types: caption types of a species; several are averaged.
+            rank_text_types: caption types of a higher taxon for the method prefix.
+            templates: plain is "a photo of {}.", as in training; clip81 averages BioCLIP's 81 templates.
+            baseline: also measure logistic regression on colours, learnt from the training photos.
+            few_shot: also measure few-shot classification.
             resamples: bootstrap resamples for the intervals.
             seed: of the bootstrap.
             batch_size: photos encoded at once.
         """
         from bioclip_jax.evaluation.measure import Settings
         from bioclip_jax.evaluation.run import evaluate as run
+        from bioclip_jax.heads import PLAIN_TEMPLATES
         from bioclip_jax.inference.load import load
         from bioclip_jax.recipes import load_recipe
+        from bioclip_jax.text.templates import TEMPLATES
 
         if not benchmarks:
             raise UsageError("name at least one benchmark, such as synthetic")
         chosen = [load_recipe("evals", name).benchmark(root) for name in benchmarks]
-        settings = Settings(method=method, text_types=text_types, resamples=resamples, seed=seed)
+        settings = Settings(
+            method=method,
+            text_types=text_types,
+            rank_text_types=rank_text_types,
+            templates=TEMPLATES if templates == "clip81" else PLAIN_TEMPLATES,
+            resamples=resamples,
+            seed=seed,
+            baseline=baseline,
+            few_shot=few_shot,
+        )
         encoder = load(model)
         folder = Path(model) if (Path(model) / "config.json").is_file() else Path()
         run(encoder, chosen, results or folder / "results.sqlite", settings=settings, batch_size=batch_size)
@@ -289,8 +313,11 @@ def _help_of_recipe(arguments: Sequence[str], target: Callable[..., Any], comman
     if not arguments or arguments[0] in ("-h", "--help"):
         _parse(target, arguments, command)
     if set(arguments) & {"-h", "--help"}:
+        from bioclip_jax.pipeline.readers import is_recipe
         from bioclip_jax.recipes import load_recipe, recipe_arguments
 
+        if not is_recipe(arguments[0]):
+            _parse(target, ["--help"], command)
         recipe_arguments(
             load_recipe("data", arguments[0]).source, ["--help"], f"{PROGRAM} {command} {arguments[0]} ..."
         )
@@ -333,9 +360,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except BrokenPipeError:  # the reader of our output went away, as `| head` does
         raise SystemExit(1) from None
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
-            raise
-        print(f"error: {error.filename or 'writing'}: {error.strerror}", file=sys.stderr)
+        print(f"error: {error.filename or 'reading or writing'}: {error.strerror or error}", file=sys.stderr)
         raise SystemExit(1) from None
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import types
 import typing
 from collections.abc import Mapping
@@ -22,6 +23,14 @@ Attention = Literal["xla", "cudnn"]
 
 OPENAI_MEAN, OPENAI_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+def _require_positive(config: Any, prefix: str, *names: str) -> None:
+    """Raises UsageError for the first of the fields (all numbers, if none is named) that is not above zero."""
+    fields = {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
+    for name in names or fields:
+        if isinstance(fields[name], int | float) and fields[name] <= 0:
+            raise UsageError(f"{prefix}{'.' if prefix else ''}{name} is {fields[name]}; it has to be above 0")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,6 +73,9 @@ class CLIPConfig:
     """A second visual projector on the same pooled token, for experience replay (BioCLIP 2)."""
 
     def __post_init__(self) -> None:
+        _require_positive(self, "model", "embed_dim")
+        _require_positive(self.vision, "model.vision")
+        _require_positive(self.text, "model.text")
         if self.vision.image_size % self.vision.patch_size:
             raise UsageError(
                 f"vision.image_size {self.vision.image_size} is not a multiple of patch_size {self.vision.patch_size}"
@@ -146,6 +158,17 @@ class DataConfig:
     prefetch_batches: int = 4
     """Batches that wait in memory for the device."""
 
+    def __post_init__(self) -> None:
+        _require_positive(self, "data", "threads", "prefetch_batches")
+        if not self.text_types:
+            raise UsageError("data.text_types is empty; name at least one caption type")
+        if not 0 < self.crop_scale[0] <= self.crop_scale[1] <= 1:
+            raise UsageError(
+                f"data.crop_scale is {self.crop_scale}; it has to be two rising numbers above 0, at most 1"
+            )
+        if not 0 < self.crop_ratio[0] <= self.crop_ratio[1]:
+            raise UsageError(f"data.crop_ratio is {self.crop_ratio}; it has to be two rising numbers above 0")
+
 
 @dataclasses.dataclass(frozen=True)
 class OptimizerConfig:
@@ -160,6 +183,15 @@ class OptimizerConfig:
     warmup_steps: int = 1875
     max_logit_scale: float = 100.0
     """The logit scale is held in 1..max_logit_scale after each step."""
+
+    def __post_init__(self) -> None:
+        _require_positive(self, "optimizer", "learning_rate", "eps")
+        if self.warmup_steps < 0 or self.weight_decay < 0:
+            raise UsageError("optimizer.warmup_steps and optimizer.weight_decay cannot be below 0")
+        if not (0 <= self.b1 < 1 and 0 <= self.b2 < 1):
+            raise UsageError(f"optimizer.b1 {self.b1} and optimizer.b2 {self.b2} have to be in 0..1, below 1")
+        if self.max_logit_scale < 1:
+            raise UsageError(f"optimizer.max_logit_scale is {self.max_logit_scale}; it has to be at least 1")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -180,6 +212,9 @@ class CheckpointConfig:
     keep: int = 3
     """How many of the latest checkpoints stay on disk."""
 
+    def __post_init__(self) -> None:
+        _require_positive(self, "checkpoint")
+
 
 @dataclasses.dataclass(frozen=True)
 class TrainConfig:
@@ -197,31 +232,34 @@ class TrainConfig:
     seed: int = 42
     """Of the initial weights, the order of the data and the crops."""
     dtype: Precision = "bfloat16"
-    """Type of the towers' arithmetic. Parameters, norms, features, logits and the loss are float32 (or float64)."""
+    """Type of the towers' arithmetic. Parameters, norms, features, logits and the loss are float32 at least. float64
+    needs JAX_ENABLE_X64=1."""
     remat_policy: RematPolicy = "none"
     """What the backward pass recomputes: nothing, all but matrix products, or whole blocks."""
     attention: Attention = "xla"
     """Implementation; cudnn needs an NVIDIA GPU and bfloat16."""
     log_every: int = 10
-    """Steps between two lines on the terminal; metrics.jsonl has every step."""
+    """Steps between two lines where there is no terminal to draw a bar on; metrics.jsonl has every step."""
 
     def __post_init__(self) -> None:
-        for name in ("global_batch_size", "total_steps", "log_every"):
-            if getattr(self, name) < 1:
-                raise UsageError(f"{name} is {getattr(self, name)}; it has to be 1 or more")
+        _require_positive(self, "", "global_batch_size", "total_steps", "log_every")
         if self.global_batch_size < 2:
             raise UsageError("global_batch_size is 1; a contrastive batch needs 2 or more")
-        if not self.data.text_types:
-            raise UsageError("data.text_types is empty; name at least one caption type")
+        if self.seed < 0:
+            raise UsageError(f"seed is {self.seed}; it cannot be below 0")
+        if self.attention == "cudnn" and self.dtype != "bfloat16":
+            raise UsageError(f"attention cudnn computes in bfloat16, not in {self.dtype}")
 
 
 def to_json(config: Any) -> str:
     """A config dataclass as indented JSON."""
-    return json.dumps(dataclasses.asdict(config), indent=2)
+    return json.dumps(dataclasses.asdict(config), indent=2, default=os.fspath)
 
 
 def from_dict(kind: type[Any], value: Any) -> Any:
-    """A config dataclass of type `kind` from parsed JSON; lists become tuples, unknown or missing fields are errors."""
+    """A config dataclass of type `kind` from parsed JSON; lists become tuples, missing fields take
+    their defaults, unknown ones are errors.
+    """
     if dataclasses.is_dataclass(kind):
         if not isinstance(value, dict):
             raise UserError(f"{kind.__name__}: expected an object, got {value!r}")

@@ -35,9 +35,7 @@ def normalise(features: Float[Array, "... d"]) -> Float[Array, "... d"]:
 
 @jax.jit
 def ensemble(text_features: Float[Array, "classes prompts d"]) -> Float[Array, "classes d"]:
-    """One unit vector per class from its prompts: normalise each, take the mean, normalise again (CLIP, section
-    3.1.4).
-    """
+    """One unit vector per class from its prompts: each normalised, their mean normalised again (CLIP, 3.1.4)."""
     return normalise(normalise(text_features).mean(axis=1))
 
 
@@ -55,17 +53,22 @@ def logits(
 
 
 @jax.jit
-def roll_up(probabilities: Float[Array, "n taxa"], index: Int[Array, " taxa"]) -> Float[Array, "n taxa"]:
-    """Sums the probabilities of the members of each group; members with index -1 (rank unknown) belong to none.
+def log_sum_of_members(log_probabilities: Float[Array, "n taxa"], index: Int[Array, " taxa"]) -> Float[Array, "n taxa"]:
+    """Logarithm of the sum of the members' probabilities for each group; -inf for an empty one.
 
-    Rows add up to 1 less the share of those members.
+    Members with index -1 (rank unknown) belong to none, so a row's probabilities add up to 1 less their share.
     """
     groups = len(index)
-    return jax.ops.segment_sum(probabilities.T, jnp.where(index < 0, groups, index), num_segments=groups + 1)[:groups].T
+    segments = jnp.where(index < 0, groups, index)
+    largest = jax.ops.segment_max(log_probabilities.T, segments, num_segments=groups + 1)
+    largest = jnp.where(jnp.isfinite(largest), largest, 0)
+    relative = jnp.exp(log_probabilities.T - largest[segments])
+    sums = jax.ops.segment_sum(relative, segments, num_segments=groups + 1)
+    return (jnp.log(sums) + largest)[:groups].T
 
 
 @jax.jit
-def prototypes(features: Float[Array, "taxa d"], index: Int[Array, " taxa"]) -> Float[Array, "taxa d"]:
+def mean_of_members(features: Float[Array, "taxa d"], index: Int[Array, " taxa"]) -> Float[Array, "taxa d"]:
     """The normalised mean of the members' features for each group; members with index -1 belong to none."""
     groups = len(index)
     sums = jax.ops.segment_sum(features, jnp.where(index < 0, groups, index), num_segments=groups + 1)
@@ -95,23 +98,22 @@ class RankGroups:
         return RankGroups(self.rank, tuple(self.taxa[i] for i in kept), tuple(self.labels[i] for i in kept), new_index)
 
 
-def _name(taxon: Taxon, rank: str) -> str:
-    name = taxon.rank(rank)
-    if rank != "species" or not name or name.startswith(f"{taxon.genus} "):
-        return name
-    return f"{taxon.genus} {name}".strip()
+def species_name(taxon: Taxon) -> str:
+    """Genus and epithet, said once where `species` holds both; empty where the species is unknown."""
+    if not taxon.species or taxon.species.startswith(f"{taxon.genus} "):
+        return taxon.species
+    return f"{taxon.genus} {taxon.species}".strip()
 
 
 def class_text(taxon: Taxon, text_type: str) -> str:
-    """What a caption of `text_type` says of a taxon, to be put into a template: `a photo of {}.` gives the caption
-    back.
-    """
+    """What a caption of `text_type` says of a taxon; the template `a photo of {}.` gives the caption back."""
     return caption(taxon, text_type).removeprefix("a photo of ").removesuffix(".")
 
 
 def truncate(taxon: Taxon, rank: str) -> Taxon:
-    """The taxon at `rank` that `taxon` belongs to: names of lower ranks removed, and below species the two full names
-    as well.
+    """The taxon at `rank` that `taxon` belongs to.
+
+    Names of lower ranks are removed; above species so are the scientific and the common name.
     """
     if rank == "species":
         return taxon
@@ -126,7 +128,7 @@ def rank_groups(taxa: Sequence[Taxon], rank: str) -> RankGroups:
     """
     if rank not in RANKS:
         raise UserError(f"rank {rank!r} is not one of {', '.join(RANKS)}")
-    names = [_name(taxon, rank) for taxon in taxa]
+    names = [species_name(taxon) if rank == "species" else taxon.rank(rank) for taxon in taxa]
     kingdoms_of: dict[str, set[str]] = defaultdict(set)
     for name, taxon in zip(names, taxa, strict=True):
         if taxon.kingdom:
@@ -218,13 +220,13 @@ def unique_taxa(taxa: Sequence[Taxon]) -> tuple[tuple[Taxon, ...], np.ndarray]:
 
 @dataclass(frozen=True)
 class TaxonHead:
-    """A classifier over taxa, given by text: `features` float32 `[taxa, d]` unit vectors, `logit_scale` the
-    multiplier.
-    """
+    """A classifier over taxa, given by text."""
 
     taxa: tuple[Taxon, ...]
     features: np.ndarray
+    """float32 `[taxa, d]`, unit vectors."""
     logit_scale: float
+    """The multiplier of similarities."""
 
     @classmethod
     def from_text(
@@ -244,14 +246,10 @@ class TaxonHead:
         """The taxa at `rank` that the head's taxa belong to."""
         return rank_groups(self.taxa, rank)
 
-    def probabilities(self, image_features: np.ndarray) -> np.ndarray:
-        """Softmax over the taxa: float32 `[n, taxa]` for unit features `[n, d]`."""
-        return np.asarray(jax.nn.softmax(logits(image_features, self.features, self.logit_scale), axis=-1))
-
-    def roll_up(self, probabilities: np.ndarray, groups: RankGroups) -> np.ndarray:
-        """Probability of every group: the sum over its members; float32 `[n, groups]`."""
-        return np.asarray(roll_up(probabilities, groups.index))[:, : len(groups)]
+    def log_probabilities(self, image_features: np.ndarray) -> Float[Array, "n taxa"]:
+        """Logarithms of the softmax over the taxa: float32 `[n, taxa]` for unit features `[n, d]`."""
+        return jax.nn.log_softmax(logits(image_features, self.features, self.logit_scale), axis=-1)
 
     def prototypes(self, groups: RankGroups) -> np.ndarray:
         """A unit vector for every group: the mean of its members' features; float32 `[groups, d]`."""
-        return np.asarray(prototypes(self.features, groups.index))[: len(groups)]
+        return np.asarray(mean_of_members(self.features, groups.index))[: len(groups)]

@@ -1,7 +1,13 @@
-"""A small CLIP on the synthetic tree of life: about three minutes on two CPU cores.
+r"""A small CLIP on the synthetic tree of life: about three minutes on two CPU cores.
 
-bioclip-jax data build synthetic demo/data --num-images 20000
+`make demo` runs this, and draws a contact sheet:
+
+bioclip-jax data build synthetic demo/data --num-species 48 --image-size 48 --num-images 16000 \
+    --test-images-per-species 20
 bioclip-jax train demo --work-dir demo/run
+bioclip-jax eval demo/run synthetic --root demo/data
+bioclip-jax report demo/run --out demo/report.html
+bioclip-jax convert demo/run demo/open_clip
 """
 
 from bioclip_jax.config import (
@@ -17,13 +23,14 @@ from bioclip_jax.config import (
 config = TrainConfig(
     model=CLIPConfig(
         embed_dim=64,
-        vision=VisionConfig(image_size=64, patch_size=8, width=128, layers=4, heads=4),
-        text=TextConfig(width=64, layers=2, heads=2),
+        vision=VisionConfig(image_size=48, patch_size=8, width=128, layers=4, heads=2),
+        text=TextConfig(width=64, layers=2, heads=1),
     ),
-    data=DataConfig(dataset="demo/data"),
-    optimizer=OptimizerConfig(learning_rate=2e-3, warmup_steps=30, weight_decay=0.1),
-    checkpoint=CheckpointConfig(every_steps=100),
-    global_batch_size=128,
-    total_steps=300,
+    data=DataConfig(dataset="demo/data", threads=2),
+    optimizer=OptimizerConfig(learning_rate=1e-3, warmup_steps=50, weight_decay=0.1),
+    checkpoint=CheckpointConfig(every_steps=200),
+    global_batch_size=64,
+    total_steps=800,
     dtype="float32",
+    remat_policy="dots",
 )

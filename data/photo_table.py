@@ -43,7 +43,7 @@ def source(
         raise UsageError(f"--test-fraction {test_fraction}: must be at least 0 and below 1")
     if wrong := [pair for pair in columns if "=" not in pair]:
         raise UsageError(f"--columns {wrong[0]}: write field=COLUMN, such as filepath={wrong[0]}")
-    content = read_table(table)
+    content, ragged = read_table(table)
     chosen = find_columns(content.column_names, dict(pair.split("=", 1) for pair in columns), table)
     for name in attributes:
         if content.column_names.count(name) != 1:
@@ -51,7 +51,10 @@ def source(
     text = {field: text_column(content, name) for field, name in chosen.items()}
     extra = {name: text_column(content, name) for name in attributes}
     rows, bad_rows = split_rows(text, content.num_rows, test_fraction)
+    first = next(iter(rows))  # which split a line that cannot be parsed belongs to is not known
     return {
-        split: PhotoTable(text, rows[split], bad_rows, folder.resolve(), source=table.stem, attributes=extra)
+        split: PhotoTable(
+            text, rows[split], bad_rows, folder.resolve(), table.stem, extra, ragged if split == first else ()
+        )
         for split in rows
     }

@@ -4,7 +4,18 @@
     bioclip-jax data build synthetic OUT --num-images 30000
 
 Splits: `train` (long-tailed, some ranks missing), `test` (other individuals of the same species, as many of each,
-labels complete) and `test_unseen` (species that `train` lacks, though it mostly has their genus).
+labels complete) and `test_unseen` (species that `train` lacks, though it mostly has their genus; many share a genus or
+family among themselves).
+
+The truth is the JSON object in each record's `attributes`. Of the species: `species_index`, the full `taxonomy`,
+`body_plan`, `species_habitat` and `traits`, those that the body plan expresses. Of the individual: `habitat` (the
+species' own in 65 % of the pictures, else another that its body plan can live in), `life_stage`, `sex`, `pose` and
+`light`, of which the last four depend neither on the species nor on each other. `pose` holds standardised draws. Where
+they put the individual in the picture also depends on its body plan, size and stage; that is `placement`: `x` and `y`
+of its middle and `scale` (half its longest side) as shares of the picture, `rotation` in degrees, `squash` and `bend`.
+
+One installation draws a record with the same bytes every time. Every installation draws it with the same key, labels
+and truth, and the same picture up to the rounding of OpenCV's and the JPEG encoder's versions.
 """
 
 from bioclip_jax.pipeline.record import RecordSource
@@ -34,7 +45,7 @@ def source(
         missing_ranks: share of `train` images without a full seven-rank label (TreeOfLife-200M: 11 %).
         missing_common_names: share of species without a common name.
         tail: standard deviation of the logarithm of the images per species in `train`; 0 for as many of each.
-        unseen_share: share of the species that are only in `test_unseen`.
+        unseen_share: share of the species that are only in `test_unseen`; `train` keeps one of every family.
         test_images_per_species: images of each species in `test` and in `test_unseen`.
         variation: how much pose and light differ between individuals: 0 not at all, 1 as much as in photographs.
     """

@@ -1,4 +1,4 @@
-"""Photographs of 953 species: zero-shot at all seven ranks on seen and on unseen species, and few-shot.
+"""Photographs of organisms: zero-shot at all seven ranks on seen and on unseen species, and few-shot.
 
     bioclip-jax eval MODEL organisms --root DIR
 
@@ -18,13 +18,11 @@ def benchmark(root: str | None = None) -> Benchmark:
         raise UsageError("benchmark organisms needs its data: give the directory that `bioclip-jax data build` wrote")
     return Benchmark(
         name="organisms",
-        description="Photographs of animals, plants and fungi, a third of them birds. test has one photo of each of "
-        "814 "
-        "species seen in training; test_unseen has all photos of 70 species that are not.",
+        description="Photographs of animals, plants and fungi. "
+        "test has species that training has seen, test_unseen has species that it has not.",
         license="per photo: CC BY, BY-SA, BY-NC, BY-NC-SA, CC0 or public domain; about half not for commercial use",
-        citation="Photos from repli2dev/nature-quizzer-packages (via EOL, Flickr, Wikimedia Commons, Mushroom "
-        "Observer) "
-        "and SergioManuelJob/NACHI; taxonomy of birds from eBird/Clements (CornellLabofOrnithology/auk).",
+        citation="Photos from repli2dev/nature-quizzer-packages (via EOL, Flickr, Wikimedia Commons and Mushroom "
+        "Observer) and SergioManuelJob/NACHI; taxonomy of birds from eBird/Clements (CornellLabofOrnithology/auk).",
         dataset=root,
         splits={"seen": "test", "unseen": "test_unseen"},
         train_split="train",

@@ -1,6 +1,7 @@
 """Configs turn into JSON and back, and refuse what cannot be trained."""
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -28,13 +29,18 @@ def test_something_that_is_no_object_is_refused():
 
 
 @pytest.mark.parametrize(
-    ("fields", "message"),
+    ("make", "message"),
     [
-        ({"global_batch_size": 1}, "needs 2 or more"),
-        ({"total_steps": 0}, "total_steps is 0"),
-        ({"data": DataConfig(text_types=())}, "text_types is empty"),
+        (lambda: TrainConfig(global_batch_size=1), "needs 2 or more"),
+        (lambda: TrainConfig(total_steps=0), "total_steps is 0"),
+        (lambda: DataConfig(text_types=()), "text_types is empty"),
     ],
 )
-def test_what_cannot_be_trained_is_refused(fields, message):
+def test_what_cannot_be_trained_is_refused(make, message):
     with pytest.raises(UsageError, match=message):
-        TrainConfig(**fields)
+        make()
+
+
+def test_path_among_the_arguments_of_a_recipe_becomes_text():
+    config = TrainConfig(data=DataConfig(arguments={"table": Path("photos.csv")}))
+    assert json.loads(to_json(config))["data"]["arguments"] == {"table": "photos.csv"}

@@ -6,7 +6,15 @@ import numpy as np
 import pytest
 
 from bioclip_jax.errors import UserError
-from bioclip_jax.heads import RankGroups, TaxonHead, class_text, rank_groups, text_features, unique_taxa
+from bioclip_jax.heads import (
+    RankGroups,
+    TaxonHead,
+    class_text,
+    log_sum_of_members,
+    rank_groups,
+    text_features,
+    unique_taxa,
+)
 from bioclip_jax.text.captions import caption
 from bioclip_jax.text.taxonomy import Taxon
 
@@ -83,9 +91,11 @@ def test_a_head_without_classes_is_refused():
 def test_roll_up_sums_members_and_leaves_unknown_ranks_out():
     taxa = [GANNET, replace(GANNET, species="capensis"), replace(MULBERRY, genus="", species="")]
     head = TaxonHead.from_text(encode, taxa, logit_scale=5.0, text_types=("taxon",))
-    probabilities = np.array([[0.2, 0.5, 0.3]], np.float32)
-    np.testing.assert_allclose(head.roll_up(probabilities, head.groups("genus")), [[0.7]])
-    np.testing.assert_allclose(head.roll_up(probabilities, head.groups("kingdom")), [[0.7, 0.3]])
+    log_probabilities = np.log(np.array([[0.2, 0.5, 0.3]], np.float32))
+    genus = np.exp(log_sum_of_members(log_probabilities, head.groups("genus").index))
+    np.testing.assert_allclose(genus, [[0.7, 0, 0]], rtol=1e-6)
+    kingdom = np.exp(log_sum_of_members(log_probabilities, head.groups("kingdom").index))
+    np.testing.assert_allclose(kingdom, [[0.7, 0.3, 0]], rtol=1e-6)
     mean = head.features[:2].mean(axis=0)
     np.testing.assert_allclose(head.prototypes(head.groups("genus")), [mean / np.linalg.norm(mean)], rtol=1e-5)
 

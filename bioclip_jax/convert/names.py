@@ -96,14 +96,9 @@ def to_open_clip(parameters: Mapping[str, Any], config: CLIPConfig) -> dict[str,
 def from_open_clip(state: Mapping[str, np.ndarray], shapes: Mapping[str, Any], config: CLIPConfig) -> dict[str, Any]:
     """OpenCLIP's state dict as our parameter tree; `shapes` is the tree that `models.clip.abstract` gives.
 
-    Where the model has a replay projector and the file has none, it starts as a copy of `visual.proj`, as upstream's.
-
     Raises:
         UserError: keys are missing, left over, or of another shape; the message lists the first of each kind.
     """
-    state = dict(state)
-    if config.replay_projector and "visual.proj" in state:
-        state.setdefault("visual.continual_proj", state["visual.proj"])
     expected, flat = _flatten(shapes), {}
     missing, wrong, used = [], [], set()
     for ours, keys, layout in _rows(config):

@@ -14,7 +14,7 @@ import safetensors.numpy
 
 from bioclip_jax.config import OPENAI_MEAN, OPENAI_STD, CLIPConfig, Preprocessing, TextConfig, VisionConfig
 from bioclip_jax.convert.names import from_open_clip, to_open_clip
-from bioclip_jax.errors import UserError
+from bioclip_jax.errors import UsageError, UserError
 from bioclip_jax.models import clip
 
 CONFIG_NAME, WEIGHTS_NAME = "open_clip_config.json", "open_clip_model.safetensors"
@@ -46,7 +46,7 @@ def load(path: Path) -> tuple[CLIPConfig, Preprocessing, clip.Parameters]:
         parameters = from_open_clip(state, shapes, config)
     except UserError as error:
         raise UserError(f"{weights}: {error}") from None
-    return config, preprocessing(description), parameters
+    return config, preprocessing(description, path / CONFIG_NAME), parameters
 
 
 def save(
@@ -61,11 +61,17 @@ def save(
     state = to_open_clip(parameters, config)
     if not keep_replay_projector:
         state.pop(REPLAY_KEY, None)
-    path.mkdir(parents=True, exist_ok=True)
     temporary = path / (WEIGHTS_NAME + ".tmp")
-    safetensors.numpy.save_file(state, temporary, metadata={"format": "pt"})
-    temporary.replace(path / WEIGHTS_NAME)
-    (path / CONFIG_NAME).write_text(json.dumps(describe(config, preprocess), indent=2), encoding="utf-8")
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        safetensors.numpy.save_file(state, temporary, metadata={"format": "pt"})
+        temporary.replace(path / WEIGHTS_NAME)
+        (path / CONFIG_NAME).write_text(json.dumps(describe(config, preprocess), indent=2), encoding="utf-8")
+    except (OSError, safetensors.SafetensorError) as error:
+        raise UserError(f"{path}: the weights cannot be written ({error})") from None
+    finally:
+        if path.is_dir():
+            temporary.unlink(missing_ok=True)
 
 
 def describe(config: CLIPConfig, preprocess: Preprocessing) -> dict[str, Any]:
@@ -112,8 +118,10 @@ def model_config(description: dict[str, Any], *, replay_projector: bool, where: 
     try:
         model = description["model_cfg"]
         vision, text = model["vision_cfg"], model["text_cfg"]
-        _refuse_other_models(vision, text, where)
-        width = int(vision["width"])
+        _refuse_other_models({"model_cfg": model, "vision_cfg": vision, "text_cfg": text}, where)
+        width, head_width = int(vision["width"]), int(vision.get("head_width", 64))
+        if width % head_width:
+            raise UserError(f"{where}: vision_cfg.width {width} is not a multiple of head_width {head_width}")
         return CLIPConfig(
             embed_dim=int(model["embed_dim"]),
             vision=VisionConfig(
@@ -121,7 +129,7 @@ def model_config(description: dict[str, Any], *, replay_projector: bool, where: 
                 patch_size=int(vision["patch_size"]),
                 width=width,
                 layers=int(vision["layers"]),
-                heads=width // int(vision.get("head_width", 64)),
+                heads=width // head_width,
                 mlp_ratio=float(vision.get("mlp_ratio", 4.0)),
             ),
             text=TextConfig(
@@ -135,46 +143,53 @@ def model_config(description: dict[str, Any], *, replay_projector: bool, where: 
             activation="quick_gelu" if model.get("quick_gelu") else "gelu",
             replay_projector=replay_projector,
         )
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, ArithmeticError, AttributeError, UsageError) as error:
         raise UserError(f"{where}: cannot make a model of it: {type(error).__name__} {error}") from None
 
 
-_PLAIN = {
-    "timm_model_name": None,
-    "hf_model_name": None,
-    "ls_init_value": None,
-    "patch_dropout": 0.0,
-    "attentional_pool": False,
-    "no_ln_pre": False,
-    "pos_embed_type": "learnable",
-    "final_ln_after_pool": False,
-    "pool_type": ("tok", "argmax"),
-    "embed_cls": False,
-    "no_causal_mask": False,
-    "proj_bias": False,
-    "proj_type": "linear",
+_READ = {
+    "model_cfg": ("embed_dim", "vision_cfg", "text_cfg", "quick_gelu"),
+    "vision_cfg": ("image_size", "layers", "width", "head_width", "patch_size", "mlp_ratio"),
+    "text_cfg": ("context_length", "vocab_size", "width", "heads", "layers", "mlp_ratio"),
 }
+"""The fields that a plain ViT CLIP has; any other one that is set asks for something else."""
+_HARMLESS = {"pool_type": ("tok", "argmax"), "proj_type": ("linear",), "pos_embed_type": ("learnable",)}
+"""Values of other fields that say what a plain ViT CLIP does anyway."""
 
 
-def _refuse_other_models(vision: dict[str, Any], text: dict[str, Any], where: Path) -> None:
-    for tower, fields in (("vision_cfg", vision), ("text_cfg", text)):
-        for name, plain in _PLAIN.items():
-            allowed = plain if isinstance(plain, tuple) else (plain, None)
-            if name in fields and fields[name] not in allowed:
-                raise UserError(f"{where}: {tower}.{name} is {fields[name]!r}; only plain ViT CLIP models can be read")
-    if not isinstance(vision.get("layers"), int):
-        raise UserError(f"{where}: vision_cfg.layers is {vision.get('layers')!r}; ResNet towers cannot be read")
+def _refuse_other_models(parts: dict[str, dict[str, Any]], where: Path) -> None:
+    if not isinstance(parts["vision_cfg"].get("layers"), int):
+        raise UserError(f"{where}: vision_cfg.layers is {parts['vision_cfg'].get('layers')!r}; only ViTs can be read")
+    for part, fields in parts.items():
+        for name, value in fields.items():
+            if name not in _READ[part] and value and value not in _HARMLESS.get(name, ()):
+                raise UserError(f"{where}: {part}.{name} is {value!r}; only plain ViT CLIP models can be read")
 
 
-def preprocessing(description: dict[str, Any]) -> Preprocessing:
-    """Our preprocessing from the content of `open_clip_config.json`; absent fields take OpenCLIP's defaults."""
+def preprocessing(description: dict[str, Any], where: Path) -> Preprocessing:
+    """Our preprocessing from the content of `open_clip_config.json`; absent fields take OpenCLIP's defaults.
+
+    Raises:
+        UserError: a geometry or interpolation that we do not have, or numbers that are none.
+    """
     fields = description.get("preprocess_cfg") or {}
+    resize, interpolation = fields.get("resize_mode") or "shortest", fields.get("interpolation") or "bicubic"
+    if resize not in ("shortest", "squash") or interpolation not in ("bicubic", "bilinear"):
+        raise UserError(f"{where}: resize_mode {resize!r} with interpolation {interpolation!r} cannot be reproduced")
     return Preprocessing(
-        mean=tuple(fields.get("mean", OPENAI_MEAN)),
-        std=tuple(fields.get("std", OPENAI_STD)),
-        geometry="squash" if fields.get("resize_mode") == "squash" else "center_crop",
-        interpolation=fields.get("interpolation", "bicubic"),
+        mean=_three_numbers(fields.get("mean") or OPENAI_MEAN, "mean", where),
+        std=_three_numbers(fields.get("std") or OPENAI_STD, "std", where),
+        geometry="squash" if resize == "squash" else "center_crop",
+        interpolation="bilinear" if interpolation == "bilinear" else "bicubic",
     )
+
+
+def _three_numbers(value: Any, name: str, where: Path) -> tuple[float, float, float]:
+    try:
+        red, green, blue = (float(x) for x in (value if isinstance(value, list | tuple) else [value] * 3))
+    except (TypeError, ValueError):
+        raise UserError(f"{where}: preprocess_cfg.{name} is {value!r}, not three numbers") from None
+    return red, green, blue
 
 
 def _read_json(path: Path) -> dict[str, Any]:

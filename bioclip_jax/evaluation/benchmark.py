@@ -60,7 +60,8 @@ class Benchmark:
     ranks: tuple[str, ...] = RANKS
     max_images: int | None = None
     """At most so many images of each measured split (a fixed random choice); None takes all."""
-    max_train_images: int | None = 10_000
+    max_train_images: int | None = None
+    """The same for `train_split`. A baseline that learns from fewer photos than the model did is an unfair one."""
 
     def __post_init__(self) -> None:
         for name in ("name", "dataset", "splits", "ranks"):
@@ -69,6 +70,18 @@ class Benchmark:
         unknown = {*self.ranks, *(rank for task in self.few_shot for rank in task.ranks)} - set(RANKS)
         if unknown:
             raise UsageError(f"benchmark {self.name!r}: ranks {sorted(unknown)} are not among {', '.join(RANKS)}")
+        for name in ("max_images", "max_train_images"):
+            limit = getattr(self, name)
+            if limit is not None and limit < 1:
+                raise UsageError(f"benchmark {self.name!r}: {name} {limit} must be at least 1, or None for all")
+        if self.train_split in self.splits.values():
+            raise UsageError(f"benchmark {self.name!r}: split {self.train_split!r} cannot be both train and measured")
+        for task in self.few_shot:
+            if not task.is_pool and set(task.support) & set(task.query):
+                raise UsageError(
+                    f"benchmark {self.name!r}: few-shot {task.name!r}: support {task.support} and query {task.query} "
+                    "must be the same splits, or have none in common"
+                )
         if self.folds < 1 or any(shot < 1 for shot in self.shots):
             raise UsageError(f"benchmark {self.name!r}: folds {self.folds} and shots {self.shots} must be at least 1")
 
@@ -77,7 +90,11 @@ class Benchmark:
         return self.max_train_images if split == self.train_split else self.max_images
 
     def split_names(self) -> tuple[str, ...]:
-        """Every split that is read, the measured ones first."""
-        few_shot = (name for task in self.few_shot for name in (*task.query, *task.support))
+        """Every split that may be read, the measured ones first."""
         train = (self.train_split,) if self.train_split else ()
-        return tuple(dict.fromkeys((*self.splits.values(), *train, *few_shot)))
+        return tuple(dict.fromkeys((*self.model_splits(few_shot=True), *train)))
+
+    def model_splits(self, *, few_shot: bool) -> tuple[str, ...]:
+        """The splits whose photos the model must see: the measured ones, then those of few-shot tasks."""
+        others = (name for task in self.few_shot for name in (*task.query, *task.support)) if few_shot else ()
+        return tuple(dict.fromkeys((*self.splits.values(), *others)))

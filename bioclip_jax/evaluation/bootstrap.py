@@ -1,10 +1,9 @@
 """Bootstrap confidence intervals of accuracies, and paired differences of two learners on the same samples.
 
-Samples are drawn with replacement, independently of their class; every accuracy is a weighted mean that is divided by
-the weight drawn (a ratio, or Hájek, estimator). For balanced accuracy this holds where drawing within classes does
-not: with one image per species, redrawing within a class never changes anything and the interval would have no width.
-Classes of chance size count as uncertainty too, so where classes are large the interval is a little wider than a
-stratified one.
+Photos of one species are alike: a learner that fails on one tends to fail on the others. So species are drawn with
+replacement, each with all its photos (a cluster bootstrap). Every accuracy is a weighted mean that is divided by the
+weight drawn (a ratio, or Hájek, estimator), which holds for balanced accuracy too: classes that are drawn twice count
+twice, and classes that are not drawn do not count.
 """
 
 from __future__ import annotations
@@ -14,6 +13,8 @@ from dataclasses import dataclass
 import numpy as np
 
 CHUNK = 100
+ROUNDING = 1e-12
+"""Differences below this are rounding: the learners are equal."""
 
 
 @dataclass(frozen=True)
@@ -25,64 +26,64 @@ class Interval:
 
 
 @dataclass(frozen=True)
-class Difference:
+class PairedDifference:
     """A difference of two learners on the same samples."""
 
     value: float
     low: float
     high: float
     p_value: float
-    """Two-sided: twice the smaller share of resamples on either side of zero (one added to each; never below 2 /
-    (resamples + 1))."""
+    """Two-sided: twice the smaller share of resamples on either side of zero, one added to each."""
 
 
 class Bootstrap:
-    """Fixed resamples of `samples` samples: whatever is asked of one object is paired.
+    """Fixed resamples of clusters of samples: whatever is asked of one object is paired.
 
     Args:
-        samples: how many samples there are.
-        resamples: how often they are redrawn.
-        seed: the draws are a pure function of (samples, resamples, seed).
+        clusters: int `[n]`, the cluster of each sample (any numbers).
+        resamples: how often the clusters are redrawn.
+        seed: the draws are a pure function of (number of clusters, resamples, seed).
     """
 
-    def __init__(self, samples: int, *, resamples: int = 1000, seed: int = 0):
-        self.samples, self.resamples, self.seed = samples, resamples, seed
+    def __init__(self, clusters: np.ndarray, *, resamples: int = 1000, seed: int = 0):
+        distinct, self._cluster = np.unique(clusters, return_inverse=True)
+        self.clusters, self.resamples, self.seed = len(distinct), resamples, seed
 
     def ratios(self, values: np.ndarray, weights: np.ndarray) -> np.ndarray:
-        """The weighted means of `values` [n, figures] under `weights` [n, figures] in every resample: `[resamples,
-        figures]`.
+        """Weighted means in every resample: float64 `[resamples, figures]`, NaN where no weight was drawn.
 
-        NaN where a resample holds no sample of any weight.
+        Args:
+            values: `[n, figures]`.
+            weights: `[n, figures]`.
         """
-        both = np.concatenate([values * weights, weights], axis=1).astype(np.float32)
-        sums = np.concatenate([self._counts(start) @ both for start in range(0, self.resamples, CHUNK)])
-        above, below = np.split(sums.astype(np.float64), 2, axis=1)
+        both = np.concatenate([values * weights, weights], axis=1).astype(np.float64)
+        totals = np.stack([np.bincount(self._cluster, column, self.clusters) for column in both.T], axis=1)
+        sums = np.concatenate([self._counts(start) @ totals for start in range(0, self.resamples, CHUNK)])
+        above, below = np.split(sums, 2, axis=1)
         return np.divide(above, below, out=np.full_like(above, np.nan), where=below > 0)
 
     def _counts(self, start: int) -> np.ndarray:
-        """How often every sample is drawn in the resamples from `start`: float32 `[chunk, n]`."""
+        """How often every cluster is drawn in the resamples from `start`: float64 `[chunk, clusters]`."""
         rows = min(CHUNK, self.resamples - start)
-        draws = np.random.default_rng([self.seed, start]).integers(0, self.samples, (rows, self.samples))
-        flat = (draws + np.arange(rows)[:, None] * self.samples).ravel()
-        return np.bincount(flat, minlength=rows * self.samples).reshape(rows, self.samples).astype(np.float32)
+        draws = np.random.default_rng([self.seed, start]).integers(0, self.clusters, (rows, self.clusters))
+        flat = (draws + np.arange(rows)[:, None] * self.clusters).ravel()
+        return np.bincount(flat, minlength=rows * self.clusters).reshape(rows, self.clusters).astype(np.float64)
 
 
-def interval(resampled: np.ndarray, level: float = 0.95) -> Interval:
-    """The central `level` of resampled values `[resamples]`; NaN without any."""
+def interval(resampled: np.ndarray) -> Interval:
+    """The central 95 % of resampled values `[resamples]`; NaN without any."""
     resampled = resampled[np.isfinite(resampled)]
     if not resampled.size:
         return Interval(float("nan"), float("nan"))
-    low, high = np.quantile(resampled, [(1 - level) / 2, (1 + level) / 2])
+    low, high = np.quantile(resampled, [0.025, 0.975])
     return Interval(float(low), float(high))
 
 
-def difference(first: np.ndarray, second: np.ndarray, value: float, level: float = 0.95) -> Difference:
-    """`first - second`, both resampled figures `[resamples]` of one `Bootstrap`; `value` is the difference on the
-    samples.
-    """
+def difference(first: np.ndarray, second: np.ndarray, value: float) -> PairedDifference:
+    """`first - second`, figures `[resamples]` of one `Bootstrap`; `value` is the difference on the samples."""
     differences = first - second
     differences = differences[np.isfinite(differences)]
-    bounds = interval(differences, level)
-    side = min(int((differences <= 0).sum()), int((differences >= 0).sum()))
+    bounds = interval(differences)
+    side = min(int((differences <= ROUNDING).sum()), int((differences >= -ROUNDING).sum()))
     p_value = min(1.0, 2 * (side + 1) / (differences.size + 1))
-    return Difference(value, bounds.low, bounds.high, p_value)
+    return PairedDifference(value, bounds.low, bounds.high, p_value)

@@ -1,7 +1,7 @@
 """Arrays on disk under a hash of what they were computed from: computed once, never wrong, never fatal.
 
 A file is written under a temporary name and renamed, so it is whole or absent; one that is damaged all the same is
-computed again.
+computed again. Where the disk refuses, nothing is kept and the work goes on.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import contextlib
 import hashlib
 import json
 import os
+import time
 import zipfile
 import zlib
 from collections.abc import Callable
@@ -18,9 +19,10 @@ from typing import Any
 
 import numpy as np
 
-from bioclip_jax.errors import UserError
-
 Warn = Callable[[str], None]
+
+STALE_SECONDS = 3600.0
+"""A temporary file that nobody has written to for so long was left by a process that was killed."""
 
 
 def digest(*parts: Any) -> str:
@@ -33,11 +35,15 @@ class ArrayCache:
 
     Args:
         folder: made when first needed; None keeps nothing.
-        warn: is given one line for every damaged file.
+        warn: is given one line for every damaged file and every one that cannot be written.
     """
 
     def __init__(self, folder: Path | None, warn: Warn = lambda line: None):
         self.folder, self._warn = folder, warn
+        for left in folder.glob(".*.npz.*") if folder else ():
+            with contextlib.suppress(OSError):
+                if time.time() - left.stat().st_mtime > STALE_SECONDS:
+                    left.unlink()
 
     def path(self, key: str) -> Path | None:
         """Where the arrays of `key` are kept."""
@@ -51,12 +57,12 @@ class ArrayCache:
         try:
             with np.load(path, allow_pickle=False) as file:
                 return {name: file[name] for name in names}
-        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        except (OSError, ValueError, LookupError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
             self._warn(f"cached features {path} are damaged ({type(error).__name__}); computing them again")
             return None
 
     def put(self, key: str, arrays: dict[str, np.ndarray]) -> None:
-        """Keeps the arrays of `key`; raises `UserError` where the disk refuses."""
+        """Keeps the arrays of `key`; where the disk refuses, says so and goes on."""
         path = self.path(key)
         if path is None:
             return
@@ -67,9 +73,9 @@ class ArrayCache:
                 np.savez(file, allow_pickle=False, **arrays)
             temporary.replace(path)
         except OSError as error:
-            raise UserError(
-                f"features cannot be written to {path}: {error.strerror}; free or change that place"
-            ) from error
+            self._warn(
+                f"{path.name} cannot be kept in {path.parent} ({error.strerror}); next time it is computed again"
+            )
         finally:
             with contextlib.suppress(OSError):
                 temporary.unlink(missing_ok=True)

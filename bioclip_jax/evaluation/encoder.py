@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol, runtime_checkable
+from typing import Protocol
 
 import numpy as np
 
@@ -33,7 +33,6 @@ class ImageEncoder(Protocol):
         ...
 
 
-@runtime_checkable
 class Encoder(ImageEncoder, Protocol):
     """A CLIP model: features of images and texts live in one space and are L2-normalised."""
 
@@ -48,15 +47,12 @@ class Encoder(ImageEncoder, Protocol):
 
 
 def require_finite(features: np.ndarray, what: Sequence[str], encoder_name: str) -> np.ndarray:
-    """Returns `features` `[n, d]`, or raises a `UserError` that names the first of `what` whose feature is not
-    finite.
-    """
+    """Returns `features` `[n, d]`; raises a `UserError` that names the first of `what` with one that is not finite."""
     bad = ~np.isfinite(features).all(axis=1)
     if bad.any():
         first = what[int(bad.argmax())]
         raise UserError(
-            f"model {encoder_name!r} gives NaN or infinite features for {bad.sum()} of {len(bad)} inputs (first: "
-            f"{first!r}): "
-            "its weights are damaged or its training diverged; evaluate another checkpoint"
+            f"model {encoder_name!r} gives NaN or infinite features for {bad.sum()} of {len(bad)} inputs "
+            f"(first: {first!r}): its weights are damaged or its training diverged; evaluate another checkpoint"
         )
     return features

@@ -7,7 +7,7 @@ import json
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
@@ -21,10 +21,9 @@ from bioclip_jax.images import ImageError
 from bioclip_jax.pipeline.manifest import read_manifest
 from bioclip_jax.pipeline.record import BadRecord, RecordSource
 from bioclip_jax.recipes import load_recipe
-from bioclip_jax.text.taxonomy import RANKS, Taxon
+from bioclip_jax.text.taxonomy import Taxon
 
 THREADS = 4
-TEXT_FIELDS = ("key", *RANKS, "scientific_name", "common_name")
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
@@ -46,14 +45,35 @@ class Samples:
     def __len__(self) -> int:
         return len(self.keys)
 
+    def only(self, rows: np.ndarray, reason: str) -> Samples:
+        """Those at `rows` of the source; the others are counted as unreadable for `reason`."""
+        kept = np.flatnonzero(np.isin(self.rows, rows))
+        lost = len(self) - len(kept)
+        if not lost:
+            return self
+        return replace(
+            self,
+            rows=self.rows[kept],
+            keys=tuple(self.keys[place] for place in kept),
+            taxa=tuple(self.taxa[place] for place in kept),
+            features=self.features[kept],
+            unreadable={**self.unreadable, reason: lost},
+        )
+
+
+def has_manifest(dataset: str) -> bool:
+    """Whether `dataset` is a directory whose manifest says what is in it, and not a recipe that is read live."""
+    return not dataset.endswith(".py") and Path(dataset).is_dir()
+
 
 def dataset_hash(dataset: str, arguments: Mapping[str, Any], splits: Mapping[str, RecordSource]) -> str:
-    """Stands for the data wherever features of it are kept.
+    """Stands for the data in the results.
 
     Of a dataset directory it is the manifest's hash. Of a recipe that is read live: its text, arguments, and the
-    number of records and first record of each of `splits`, so that a changed library shows as well.
+    number of records and first record of each of `splits`. That cannot show every change, so features of live data
+    are not kept.
     """
-    if not dataset.endswith(".py") and Path(dataset).is_dir():
+    if has_manifest(dataset):
         return read_manifest(dataset).hash
     file = load_recipe("data", dataset).__file__
     text = Path(file).read_bytes() if file else b""
@@ -86,7 +106,7 @@ def image_features(
     batch_size: int = 256,
     advance: Callable[[int], None] = lambda records: None,
 ) -> Samples:
-    """Features of the photos of `source`, read from the cache where they are known.
+    """Features of the photos of `source`, read from the cache where they are known; names come from the source.
 
     Args:
         encoder: gives the features.
@@ -94,7 +114,7 @@ def image_features(
         split: its name in the data set.
         data: hash of the data set.
         limit: at most so many photos, chosen at random.
-        cache: where features are kept.
+        cache: where features are kept; one without a folder for data that may change.
         batch_size: photos encoded at once; the next batch is read meanwhile.
         advance: is called with the number of records done.
 
@@ -102,22 +122,32 @@ def image_features(
         UserError: none of the photos can be used, or a feature is not finite.
     """
     key = digest("images", encoder.fingerprint, data, split, limit, len(source))
-    kept = cache.get(key, {"features", "rows", "description"})
+    chosen = chosen_rows(len(source), limit)
+    kept = cache.get(key, {"features", "rows", "unreadable"})
     if kept is None:
-        kept = _encode_images(encoder, source, split, chosen_rows(len(source), limit), batch_size, advance)
-        cache.put(key, kept)
-    else:
-        advance(len(chosen_rows(len(source), limit)))
-    description = json.loads(kept["description"].tobytes())
-    records = description["records"]
+        samples = _encode_images(encoder, source, split, chosen, batch_size, advance)
+        unreadable = np.frombuffer(json.dumps(samples.unreadable).encode(), np.uint8)
+        cache.put(key, {"features": samples.features, "rows": samples.rows, "unreadable": unreadable})
+        return samples
+    names = _named(source, kept["rows"])
+    advance(len(chosen))
     return Samples(
         split=split,
         rows=kept["rows"],
-        keys=tuple(record["key"] for record in records),
-        taxa=tuple(Taxon.from_record(record) for record in records),
+        keys=tuple(key for key, _ in names),
+        taxa=tuple(taxon for _, taxon in names),
         features=kept["features"],
-        unreadable=description["unreadable"],
+        unreadable=json.loads(kept["unreadable"].tobytes()),
     )
+
+
+def _named(source: RecordSource, rows: np.ndarray) -> list[tuple[str, Taxon]]:
+    def read(row: int) -> tuple[str, Taxon]:
+        record = source[row]
+        return str(record["key"]), Taxon.from_record(record)
+
+    batches = [rows[start : start + 1024].tolist() for start in range(0, len(rows), 1024)]
+    return [name for answers in _read_ahead(read, batches) for name in answers]
 
 
 def _encode_images(
@@ -127,34 +157,37 @@ def _encode_images(
     rows: np.ndarray,
     batch_size: int,
     advance: Callable[[int], None],
-) -> dict[str, np.ndarray]:
-    def read(row: int) -> tuple[int, dict[str, str], np.ndarray] | str:
+) -> Samples:
+    def read(row: int) -> tuple[int, str, Taxon, np.ndarray] | str:
         try:
             record = source[row]
-            return row, {name: str(record.get(name) or "") for name in TEXT_FIELDS}, encoder.preprocess(record["image"])
+            return row, str(record["key"]), Taxon.from_record(record), encoder.preprocess(record["image"])
         except (BadRecord, ImageError) as error:
             return error.reason
 
     batches = [rows[start : start + batch_size].tolist() for start in range(0, len(rows), batch_size)]
-    records, places, features, unreadable = [], [], [], Counter[str]()
+    read_photos: list[tuple[int, str, Taxon]] = []
+    features: list[np.ndarray] = []
+    unreadable = Counter[str]()
     for answers in _read_ahead(read, batches):
         good = [answer for answer in answers if not isinstance(answer, str)]
         unreadable.update(answer for answer in answers if isinstance(answer, str))
         if good:
-            found = np.asarray(encoder.encode_image(np.stack([image for _, _, image in good])), np.float32)
-            features.append(require_finite(found, [record["key"] for _, record, _ in good], encoder.name))
-            places += [place for place, _, _ in good]
-            records += [record for _, record, _ in good]
+            found = np.asarray(encoder.encode_image(np.stack([image for *_, image in good])), np.float32)
+            features.append(require_finite(found, [key for _, key, _, _ in good], encoder.name))
+            read_photos += [(row, key, taxon) for row, key, taxon, _ in good]
         advance(len(answers))
-    if not records:
+    if not read_photos:
         reasons = ", ".join(f"{count} {reason}" for reason, count in unreadable.items()) or "it is empty"
         raise UserError(f"split {split!r} has no photo that can be used: {reasons}")
-    description = json.dumps({"records": records, "unreadable": unreadable}).encode()
-    return {
-        "features": np.concatenate(features),
-        "rows": np.array(places, np.int64),
-        "description": np.frombuffer(description, np.uint8),
-    }
+    return Samples(
+        split=split,
+        rows=np.array([row for row, _, _ in read_photos], np.int64),
+        keys=tuple(key for _, key, _ in read_photos),
+        taxa=tuple(taxon for _, _, taxon in read_photos),
+        features=np.concatenate(features),
+        unreadable=dict(unreadable),
+    )
 
 
 def _read_ahead(function: Callable[[Item], Result], batches: list[list[Item]]) -> Iterator[list[Result]]:

@@ -34,21 +34,18 @@ class Folds:
     """Classes with too few images for this number of shots."""
 
 
-def pool_folds(labels: np.ndarray, shots: Sequence[int], folds: int = 5, *, in_place: bool = False) -> dict[int, Folds]:
-    """Draws supports from one pool; the rest is the query. Classes need more than k images; rows labelled -1 take no
-    part.
+def pool_folds(labels: np.ndarray, shots: Sequence[int], folds: int = 5) -> dict[int, Folds]:
+    """Draws supports from one pool; the rest is the query (version 2 of the reference implementation).
+
+    Classes need more than k images.
 
     Args:
-        labels: int `[n]`, in the order of the data.
+        labels: int `[n]`, in the order of the data; rows labelled -1 take no part.
         shots: numbers of supports per class.
         folds: fold f is drawn with `random.seed(f)`, one stream over all classes in order of first appearance.
-        in_place: False draws every fold from the data order (reference version 2). True shuffles the lists in place,
-        so that folds
-            and shots compound (reference version 1.0.0).
     """
     everything = _rows_by_class(labels)
     result = {}
-    lists = {label: list(rows) for label, rows in everything.items()}
     for k in shots:
         used = [label for label, rows in everything.items() if len(rows) > k]
         supports, queries = [], []
@@ -57,7 +54,7 @@ def pool_folds(labels: np.ndarray, shots: Sequence[int], folds: int = 5, *, in_p
             support: list[int] = []
             query: list[int] = []
             for label in used:
-                rows = lists[label] if in_place else list(everything[label])
+                rows = list(everything[label])
                 generator.shuffle(rows)
                 support += rows[:k]
                 query += rows[k:]
@@ -70,8 +67,7 @@ def pool_folds(labels: np.ndarray, shots: Sequence[int], folds: int = 5, *, in_p
 def split_folds(
     support_labels: np.ndarray, query_labels: np.ndarray, shots: Sequence[int], folds: int = 5
 ) -> dict[int, Folds]:
-    """Draws supports from one split as `pool_folds` does; every row of the other split whose class has supports is a
-    query.
+    """Draws supports from one split as `pool_folds` does; the queries are the other split's rows of those classes.
 
     A class needs k images in the support split and one in the query split. Classes left out are counted among those
     of the queries.

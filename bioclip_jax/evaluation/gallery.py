@@ -58,8 +58,9 @@ class Pictures:
         return GalleryItem(kind, item, place, split, self.keys[number], taxon_json(self.taxa[number]), score)
 
     def neighbours(self, samples: Samples, *, first_item: int, seed: int = 0) -> list[GalleryItem]:
-        """Random photos of a split, no two of one class while classes last, each followed by the most similar photos
-        of all.
+        """Random photos of a split, each followed by the most similar ones of all splits.
+
+        No two are of one class while classes last.
         """
         start = self._row[samples.split, 0]
         order = start + np.random.default_rng(seed).permutation(len(samples))
@@ -82,10 +83,9 @@ class Pictures:
     def failures(
         self, samples: Samples, labels: Labels, predictions: Sequence[Prediction], *, first_item: int
     ) -> list[GalleryItem]:
-        """The wrong species of highest probability, at most two of one class, each beside a photo of the species that
-        was said.
+        """The wrong species of highest probability, at most two of one class, each beside a photo of what was said.
 
-        That photo is the most similar one; where none is known, the item has only the taxon.
+        That photo is the most similar one of the species; where none is known, the item has only the taxon.
         """
         place_of = {label: place for place, label in enumerate(labels.groups["species"].labels)}
         taxa = labels.groups["species"].taxa

@@ -1,7 +1,7 @@
 """Multinomial logistic regression: the convex problem that scikit-learn's `LogisticRegression` solves, on the device.
 
-It minimises  sum_i w_i * (-log p(y_i | x_i)) + |W|^2 / (2 C)  with an unpenalised intercept, by L-BFGS; the optimum
-is unique.
+It minimises  sum_i -log p(y_i | x_i) + |W|^2 / (2 C)  with an unpenalised intercept, by L-BFGS. With few iterations it
+stops short of the optimum, which is early stopping.
 """
 
 from __future__ import annotations
@@ -21,13 +21,12 @@ def _objective(
     parameters: Float[Array, "d_plus_1 classes"],
     features: Float[Array, "n d"],
     labels: Int[Array, " n"],
-    sample_weights: Float[Array, " n"],
     inverse_strength: float,
 ) -> Float[Array, ""]:
     """Divided by the number of samples, so that the optimiser's tolerances mean the same at any size."""
     weights, intercept = parameters[:-1], parameters[-1]
     log_probabilities = jax.nn.log_softmax(features @ weights + intercept)
-    likelihood = jnp.take_along_axis(log_probabilities, labels[:, None], axis=1)[:, 0] @ sample_weights
+    likelihood = jnp.take_along_axis(log_probabilities, labels[:, None], axis=1).sum()
     return ((weights**2).sum() / (2 * inverse_strength) - likelihood) / len(labels)
 
 
@@ -46,7 +45,6 @@ class LogisticRegression:
         *,
         classes: int,
         inverse_strength: float = 1.0,
-        sample_weights: np.ndarray | None = None,
         iterations: int = 100,
     ) -> LogisticRegression:
         """Fits `labels` int `[n]` in 0 .. classes - 1 to `features` float32 `[n, d]`.
@@ -56,12 +54,10 @@ class LogisticRegression:
             labels: class numbers.
             classes: number of classes.
             inverse_strength: C; smaller regularises more.
-            sample_weights: float `[n]`, ones if None.
             iterations: of L-BFGS at most.
         """
         shape = (features.shape[1] + 1, classes)
-        given = np.ones(len(labels)) if sample_weights is None else sample_weights
-        data = jax.device_put((features.astype(np.float32), labels.astype(np.int32), given.astype(np.float32)))
+        data = jax.device_put((features.astype(np.float32), labels.astype(np.int32)))
 
         def objective(flat: np.ndarray) -> tuple[float, np.ndarray]:
             value, gradient = _objective(jnp.asarray(flat.reshape(shape), jnp.float32), *data, inverse_strength)

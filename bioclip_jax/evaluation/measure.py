@@ -3,37 +3,35 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
 from bioclip_jax.errors import UsageError, UserError
-from bioclip_jax.evaluation.baseline import Baseline, ColourFeatures, Standardiser
+from bioclip_jax.evaluation.baseline import Baseline
 from bioclip_jax.evaluation.benchmark import Benchmark
 from bioclip_jax.evaluation.cache import ArrayCache, Warn
-from bioclip_jax.evaluation.encoder import Encoder, ImageEncoder
-from bioclip_jax.evaluation.features import Samples, cached_encode_text, chosen_rows, dataset_hash, image_features
+from bioclip_jax.evaluation.data import Data, add_baseline
+from bioclip_jax.evaluation.encoder import Encoder
+from bioclip_jax.evaluation.features import Samples, cached_encode_text
 from bioclip_jax.evaluation.gallery import Pictures, species_map
 from bioclip_jax.evaluation.labels import Labels
+from bioclip_jax.evaluation.methods import DEFAULT_METHOD, METHODS
 from bioclip_jax.evaluation.ranks import Prompts, measure_baseline, measure_model, split_tasks
 from bioclip_jax.evaluation.rows import Difference, Figure, GalleryItem, Prediction, Species, Thumbnail
 from bioclip_jax.evaluation.scores import Scores
 from bioclip_jax.evaluation.shots import measure_few_shot
-from bioclip_jax.evaluation.zero_shot import METHODS
 from bioclip_jax.heads import PLAIN_TEMPLATES
-from bioclip_jax.pipeline.progress import RecordProgress
-from bioclip_jax.pipeline.readers import open_dataset
-from bioclip_jax.pipeline.record import RecordSource
+from bioclip_jax.text.captions import ALL_TEXT_TYPES
 
 
 @dataclass(frozen=True)
 class Settings:
     """How to measure; together with weights and data it says what a run is."""
 
-    method: str = "sum"
-    """The way of making candidates that figures lead with, that predictions are kept of and that is compared with the
-    baseline."""
+    method: str = DEFAULT_METHOD
+    """The way of making candidates that figures lead with; its predictions are kept and compared with the baseline."""
     text_types: tuple[str, ...] = ("taxon_com",)
     """Texts of a species; several are averaged."""
     rank_text_types: tuple[str, ...] = ("taxon",)
@@ -49,6 +47,16 @@ class Settings:
             raise UsageError(f"method {self.method!r} is not one of {', '.join(METHODS)}")
         if self.resamples < 2:
             raise UsageError(f"resamples {self.resamples} must be at least 2")
+        if self.seed < 0:
+            raise UsageError(f"seed {self.seed} must not be negative")
+        for name in ("text_types", "rank_text_types"):
+            types = getattr(self, name)
+            unknown = [text_type for text_type in types if text_type not in ALL_TEXT_TYPES]
+            if unknown or not types:
+                given = repr(unknown[0]) if unknown else "nothing"
+                raise UsageError(f"{name.replace('_', ' ')}: {given} is not among {', '.join(ALL_TEXT_TYPES)}")
+        if not self.templates:
+            raise UsageError("templates: there are none")
 
 
 @dataclass
@@ -64,48 +72,6 @@ class Findings:
     species: list[Species] = field(default_factory=list)
     gallery: list[GalleryItem] = field(default_factory=list)
     thumbnails: list[Thumbnail] = field(default_factory=list)
-
-
-@dataclass(frozen=True)
-class Data:
-    """A benchmark's data, opened."""
-
-    benchmark: Benchmark
-    sources: Mapping[str, RecordSource]
-    hash: str
-
-    @classmethod
-    def open(cls, benchmark: Benchmark) -> Data:
-        """Raises `UsageError` if a split that is to be measured does not exist."""
-        found = open_dataset(benchmark.dataset, benchmark.arguments)
-        missing = [split for split in benchmark.split_names() if split not in found]
-        if missing:
-            raise UsageError(
-                f"benchmark {benchmark.name}: {benchmark.dataset} has no split {missing[0]!r}, only {', '.join(found)}"
-            )
-        sources = {split: found[split] for split in benchmark.split_names()}
-        return cls(benchmark, sources, dataset_hash(benchmark.dataset, benchmark.arguments, sources))
-
-    def encode(self, encoder: ImageEncoder, cache: ArrayCache, batch_size: int) -> dict[str, Samples]:
-        """Features of all splits that have photos, with progress; empty splits are left out."""
-        total = sum(
-            len(chosen_rows(len(source), self.benchmark.limit(split))) for split, source in self.sources.items()
-        )
-        with RecordProgress(total, f"{self.benchmark.name}: {encoder.name}") as progress:
-            return {
-                split: image_features(
-                    encoder,
-                    source,
-                    split,
-                    data=self.hash,
-                    limit=self.benchmark.limit(split),
-                    cache=cache,
-                    batch_size=batch_size,
-                    advance=progress.advance,
-                )
-                for split, source in self.sources.items()
-                if len(source)
-            }
 
 
 def measure(
@@ -132,18 +98,20 @@ def measure(
     """
     data = Data.open(benchmark)
     cache = ArrayCache(cache_folder, warn)
-    samples = data.encode(encoder, cache, batch_size)
+    samples = data.encode(encoder, benchmark.model_splits(few_shot=settings.few_shot), cache, batch_size)
     measured = {name: split for name, split in benchmark.splits.items() if split in samples}
     if not measured:
         raise UserError(
             f"benchmark {benchmark.name}: {', '.join(benchmark.splits.values())} of {benchmark.dataset} have no photos"
         )
-    labels = Labels.of(list(samples.values()), benchmark.ranks)
+    colours: dict[str, Samples] = {}
+    if settings.baseline and benchmark.train_split and len(data.sources[benchmark.train_split]):
+        samples, colours = add_baseline(data, samples, cache, batch_size)
+    known = {**colours, **samples}
+    ranks = (*benchmark.ranks, *(rank for task in benchmark.few_shot for rank in task.ranks))
+    labels = Labels.of({split: part.taxa for split, part in known.items()}, ranks)
     findings = Findings(data.hash)
-    _describe(findings, benchmark, data, samples, labels)
-    colours = (
-        _colours(data, samples, cache, batch_size) if settings.baseline and benchmark.train_split in samples else {}
-    )
+    _describe(findings, benchmark, data, known, labels)
     _zero_shot(findings, encoder, benchmark, settings, cache, measured, samples, labels, colours)
     if settings.few_shot:
         learners = {"model": {split: part.features for split, part in samples.items()}}
@@ -167,36 +135,31 @@ def measure(
 def _describe(
     findings: Findings, benchmark: Benchmark, data: Data, samples: Mapping[str, Samples], labels: Labels
 ) -> None:
-    """Counts photos, so that every denominator is known."""
+    """Counts photos and species, so that every denominator is known, and unseen species that training has."""
+    species = {split: np.unique(labels.species[labels.member[split]]) for split in samples}
+    species = {split: numbers[numbers >= 0] for split, numbers in species.items()}
+    train = species.get(benchmark.train_split or "")
     for split, source in data.sources.items():
         part = samples.get(split)
-        usable = len(part) if part else 0
-        species = labels.true(split, "species") if part and "species" in benchmark.ranks else np.zeros(0)
+        in_train = None if train is None or part is None else len(np.intersect1d(species[split], train))
         findings.splits[split] = {
             "records": len(source),
-            "used": usable,
+            "used": len(part) if part else 0,
             "unreadable": dict(part.unreadable) if part else {},
-            "species": len(np.unique(species[species >= 0])),
+            "species": len(species[split]) if part else 0,
+            "in_train": in_train,
         }
+        if in_train and benchmark.splits.get("unseen") == split:
+            findings.notes.append(
+                f"split {split}: {in_train} of its {len(species[split])} unseen species are in {benchmark.train_split}"
+            )
         if part and part.unreadable:
             reasons = ", ".join(f"{count} {reason}" for reason, count in part.unreadable.items())
             findings.notes.append(
                 f"split {split}: {sum(part.unreadable.values())} photos could not be used ({reasons})"
             )
-        elif part is None:
+        elif not len(source):
             findings.notes.append(f"split {split} is empty and was left out")
-
-
-def _colours(data: Data, samples: Mapping[str, Samples], cache: ArrayCache, batch_size: int) -> dict[str, Samples]:
-    """The baseline's features of the same photos, standardised by those of the training split."""
-    found = data.encode(ColourFeatures(), cache, batch_size)
-    standardise = Standardiser.fit(found[data.benchmark.train_split or ""].features)
-    for split, part in found.items():
-        if part.keys != samples[split].keys:
-            raise UserError(
-                f"split {split}: model and baseline could not read the same photos; evaluate without the baseline"
-            )
-    return {split: replace(part, features=standardise(part.features)) for split, part in found.items()}
 
 
 def _zero_shot(
@@ -227,7 +190,7 @@ def _zero_shot(
             if len(set(names)) > 1:
                 baselines[rank] = Baseline.fit(train.features[known], names, cache)
     for name, split in measured.items():
-        scores = Scores(len(samples[split]), settings.resamples, settings.seed)
+        scores = Scores(labels.clusters([split]), settings.resamples, settings.seed)
         taxa, tasks, notes = split_tasks(name, samples[split], labels, benchmark.ranks)
         findings.notes += notes
         findings.predictions += measure_model(scores, tasks, samples[split], taxa, prompts, settings.method)

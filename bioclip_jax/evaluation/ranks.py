@@ -14,12 +14,16 @@ import numpy as np
 from bioclip_jax.evaluation.baseline import Baseline
 from bioclip_jax.evaluation.features import Samples
 from bioclip_jax.evaluation.labels import Labels
+from bioclip_jax.evaluation.methods import METHODS
 from bioclip_jax.evaluation.metrics import METRICS, chance, sample_weights
 from bioclip_jax.evaluation.rows import Figure, Prediction
 from bioclip_jax.evaluation.scores import Scores
-from bioclip_jax.evaluation.zero_shot import METHODS, class_probabilities, summed_probabilities
+from bioclip_jax.evaluation.zero_shot import summed_top_k, top_k
 from bioclip_jax.heads import EncodeText, RankGroups, TaxonHead, class_text, text_features
 from bioclip_jax.text.taxonomy import Taxon
+
+WITHIN = (3, 5)
+"""Besides the first answer (micro accuracy), the first so many, wherever there are more candidates than that."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +53,7 @@ class RankTask:
             majority=majority,
             samples=int((self.true >= 0).sum()),
             classes=len(self.groups),
+            clusters=0,
             left_out=int((self.true < 0).sum()),
         )
 
@@ -100,8 +105,9 @@ class Prompts:
         )
 
     def rank_features(self, groups: RankGroups) -> np.ndarray:
-        """Text features of the taxa at one rank, from their own names: float32 `[groups, d]`; at species rank those
-        of the head.
+        """Text features of the taxa at one rank, from their own names: float32 `[groups, d]`.
+
+        At species rank they have the texts of the head.
         """
         text_types = self.text_types if groups.rank == "species" else self.rank_text_types
         texts = [[class_text(taxon, text_type) for text_type in text_types] for taxon in groups.taxa]
@@ -127,25 +133,28 @@ def split_tasks(
 def measure_model(
     scores: Scores, tasks: list[RankTask], samples: Samples, taxa: Sequence[Taxon], prompts: Prompts, method: str
 ) -> list[Prediction]:
-    """Adds the model's figures at every rank in all ways of making candidates; predictions are those of `method`."""
+    """Adds the model's figures at every rank in all ways of making candidates.
+
+    Predictions and accuracies within the first few are those of `method`.
+    """
     head = prompts.head(taxa)
-    summed = summed_probabilities(samples.features, head, [task.groups for task in tasks])
+    most = max(WITHIN)
+    summed = summed_top_k(samples.features, head, [task.groups for task in tasks], most)
     predictions = []
     for task, by_sum in zip(tasks, summed, strict=True):
         for way in METHODS:
             if way == "sum":
-                probabilities = by_sum
+                ranking = by_sum
             else:
                 features = head.prototypes(task.groups) if way == "prototype" else prompts.rank_features(task.groups)
-                probabilities = class_probabilities(samples.features, features, head.logit_scale, len(taxa))
-            predicted = probabilities.argmax(axis=1)
+                ranking = top_k(samples.features, features, head.logit_scale, most, width=len(taxa))
+            predicted = ranking.top[:, 0]
             task.add(scores, "model", way, predicted, METRICS)
             if way == method:
-                predictions += task.predictions("model", samples.keys, predicted, probabilities.max(axis=1))
-                if len(task.groups) > 5:
-                    best = np.argsort(-probabilities, axis=1, kind="stable")[:, :5]
-                    figure = task.figure("model", way, "top5_accuracy", 5 / len(task.groups), None)
-                    within = (best == task.true[:, None]).any(axis=1)
+                predictions += task.predictions("model", samples.keys, predicted, np.exp(ranking.log_probability))
+                for k in (k for k in WITHIN if k < len(task.groups)):
+                    figure = task.figure("model", way, f"top{k}_accuracy", k / len(task.groups), None)
+                    within = (ranking.top[:, :k] == task.true[:, None]).any(axis=1)
                     scores.add(figure, within, sample_weights("micro_accuracy", task.true))
     return predictions
 

@@ -1,9 +1,10 @@
 """The results database: one SQLite file that holds every run, its figures and its predictions.
 
 A run (one model on one benchmark) is written in one transaction, so it is there whole or not at all, whatever is
-killed when. The same measurement asked twice replaces its earlier rows; anything else is added. Each table's columns
-are the fields of a dataclass in `bioclip_jax.evaluation.rows`. `PRAGMA application_id` marks the file,
-`PRAGMA user_version` is the schema's version.
+killed when. The journal is SQLite's rollback journal: one file, and it also works on network file systems. The same
+measurement asked twice replaces its earlier rows; anything else is added. Each table's columns are the fields of a
+dataclass in `bioclip_jax.evaluation.rows`. `PRAGMA application_id` marks the file, `PRAGMA user_version` is the
+schema's version.
 """
 
 from __future__ import annotations
@@ -11,12 +12,14 @@ from __future__ import annotations
 import contextlib
 import sqlite3
 from collections.abc import Iterator, Sequence
-from dataclasses import astuple, fields
+from dataclasses import fields
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
+from urllib.parse import quote
 
 from bioclip_jax.errors import UsageError, UserError
+from bioclip_jax.evaluation.methods import well_formed
 from bioclip_jax.evaluation.rows import (
     Difference,
     Figure,
@@ -48,6 +51,14 @@ _TYPES = {
     "bytes": "BLOB NOT NULL",
     "float | None": "REAL",
 }
+_ADVICE = {
+    "locked": "another process writes to it; try again later",
+    "full": "make room; what was in it before is kept",
+    "readonly": "make the file and its folder writable or write to a new file",
+    "unable to open": "make its folder writable or write to a new file",
+    "": "restore a copy or write to a new file",
+}
+"""By a word in SQLite's message."""
 Row = TypeVar("Row")
 
 
@@ -69,7 +80,8 @@ class Results:
     """A results database, opened; a context manager.
 
     Args:
-        path: the file; with `create` it is made where it does not exist.
+        path: the file.
+        create: make it where it does not exist, and open it for writing.
 
     Raises:
         UsageError: no such file.
@@ -83,7 +95,8 @@ class Results:
         with self._errors():
             if create:
                 path.parent.mkdir(parents=True, exist_ok=True)
-            self._database = sqlite3.connect(path, timeout=SECONDS_TO_WAIT, isolation_level=None)
+            address = f"file:{quote(str(path.absolute()), errors='surrogateescape')}?mode={self._mode(create)}"
+            self._database = sqlite3.connect(address, uri=True, timeout=SECONDS_TO_WAIT, isolation_level=None)
         try:
             with self._errors():
                 self._prepare(create)
@@ -91,13 +104,18 @@ class Results:
             self._database.close()
             raise
 
+    def _mode(self, create: bool) -> str:
+        """Reading asks for no right to write, unless a writer was killed and its journal must be rolled back first."""
+        if create:
+            return "rwc"
+        return "rw" if self.path.with_name(f"{self.path.name}-journal").exists() else "ro"
+
     def _prepare(self, create: bool) -> None:
         def pragma(name: str) -> int:
             return int(self._database.execute(f"PRAGMA {name}").fetchone()[0])
 
         self._database.execute("PRAGMA foreign_keys = ON")
         if create and not pragma("schema_version"):
-            self._database.execute("PRAGMA journal_mode = WAL")
             with self._transaction():
                 if not pragma("schema_version"):  # nobody else was first
                     for statement in _schema():
@@ -122,10 +140,7 @@ class Results:
         try:
             yield
         except sqlite3.Error as error:
-            locked = "locked" in str(error)
-            advice = (
-                "another process writes to it; try again later" if locked else "restore a copy or write to a new file"
-            )
+            advice = next((advice for word, advice in _ADVICE.items() if word in str(error)), _ADVICE[""])
             raise UserError(f"results database {self.path}: {error}; {advice}") from error
         except OSError as error:
             raise UserError(f"results database {self.path}: {error.strerror or error}") from error
@@ -135,10 +150,12 @@ class Results:
         self._database.execute("BEGIN IMMEDIATE")
         try:
             yield
+            self._database.execute("COMMIT")
         except BaseException:
-            self._database.execute("ROLLBACK")
+            # Where the disk is full SQLite has already rolled back by itself.
+            if self._database.in_transaction:
+                self._database.execute("ROLLBACK")
             raise
-        self._database.execute("COMMIT")
 
     def add(self, measurement: Measurement) -> int:
         """Writes a run, in place of an earlier one of the same identity; returns its number."""
@@ -159,7 +176,9 @@ class Results:
         cursor = self._database.cursor()
         statement = f"{verb} INTO {table} ({columns}) VALUES ({marks})"
         for values in rows:
-            cursor.execute(statement, (*first, *astuple(values)))
+            cells = (getattr(values, column.name) for column in fields(row))
+            written = [well_formed(cell) if isinstance(cell, str) else cell for cell in cells]
+            cursor.execute(statement, (*first, *written))
         return cursor.lastrowid or 0
 
     def runs(self) -> dict[int, Run]:
@@ -179,5 +198,5 @@ class Results:
         """The JPEG of a photo, if it was kept."""
         with self._errors():
             query = "SELECT jpeg FROM thumbnails WHERE dataset_hash = ? AND key = ?"
-            found = self._database.execute(query, (dataset_hash, key)).fetchone()
+            found = self._database.execute(query, (dataset_hash, well_formed(key))).fetchone()
         return None if found is None else found[0]

@@ -24,7 +24,9 @@ class Run:
     settings: str
     """JSON object."""
     splits: str
-    """JSON object: split -> {"records", "usable", "unreadable": {reason: count}, "species"}."""
+    """JSON object: split -> {"records", "used", "unreadable": {reason: count}, "species", "in_train"}.
+
+    `in_train`: how many of its species the training photos have; null where that is not known."""
     notes: str
     """JSON array of lines: what was left out and why."""
     command: str
@@ -45,8 +47,9 @@ class Figure:
     protocol: str
     """`zero_shot`, or `few_shot`."""
     variant: str
-    """Zero-shot: how candidates were made (`sum`, `prototype`, `prefix`; `regression` for the baseline). Few-shot:
-    the shots."""
+    """Zero-shot: how candidates were made (`sum`, `prototype`, `prefix`), `regression` for the baseline.
+
+    Few-shot: the shots."""
     split: str
     """The benchmark's name for what was measured (`seen`, `unseen`), or its few-shot task."""
     rank: str
@@ -62,6 +65,8 @@ class Figure:
     """Micro accuracy of always answering the largest class."""
     samples: int
     classes: int
+    clusters: int
+    """Species that the bootstrap draws, with all their photos; a photo of unknown species counts as one."""
     left_out: int
     """Zero-shot: photos without a name at this rank. Few-shot: classes with too few photos."""
 

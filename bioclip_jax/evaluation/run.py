@@ -21,6 +21,7 @@ from bioclip_jax.evaluation.benchmark import Benchmark
 from bioclip_jax.evaluation.cache import digest
 from bioclip_jax.evaluation.encoder import Encoder
 from bioclip_jax.evaluation.measure import Findings, Settings, measure
+from bioclip_jax.evaluation.methods import well_formed
 from bioclip_jax.evaluation.results import Results
 from bioclip_jax.evaluation.rows import Measurement, Run
 from bioclip_jax.evaluation.table import figures_table
@@ -34,7 +35,6 @@ def evaluate(
     results: Path,
     *,
     settings: Settings | None = None,
-    cache_folder: Path | None = None,
     batch_size: int = 256,
     command: str | None = None,
     console: Console | None = None,
@@ -42,15 +42,14 @@ def evaluate(
     """Measures `encoder` on each benchmark, adds a run per benchmark to the database, and prints a table of each.
 
     A run is written as soon as its benchmark is done, so what was finished stays, whatever stops the next. Features
-    are cached, so that the same command again, after an interruption too, computes only what is missing, and replaces
-    its own earlier run.
+    of dataset directories are kept in `features` beside the database, so that the same command again, after an
+    interruption too, computes only what is missing; it replaces its own earlier run.
 
     Args:
         encoder: the model.
         benchmarks: from recipes.
         results: the database file, made if it does not exist.
         settings: how to measure.
-        cache_folder: where features are kept; by default `features` beside the database.
         batch_size: photos encoded at once.
         command: noted in the results; by default this process's command line.
         console: where tables go; standard output by default.
@@ -60,7 +59,7 @@ def evaluate(
     """
     settings = settings or Settings()
     console = console or Console()
-    folder = cache_folder or results.parent / "features"
+    folder = results.parent / "features"
     found = []
     with Results(results, create=True) as database:
         for benchmark in benchmarks:
@@ -70,7 +69,7 @@ def evaluate(
                 benchmark,
                 settings,
                 cache_folder=folder,
-                warn=lambda line: console.print(f"[yellow]note:[/] {escape(line)}", soft_wrap=True),
+                warn=lambda line: console.print(f"[yellow]note:[/] {escape(well_formed(line))}", soft_wrap=True),
                 batch_size=batch_size,
             )
             run = Run(
@@ -83,7 +82,7 @@ def evaluate(
                 citation=benchmark.citation,
                 dataset=benchmark.dataset,
                 dataset_hash=findings.data_hash,
-                settings=json.dumps({**asdict(settings), **_few_shot(benchmark)}),
+                settings=json.dumps({**asdict(settings), **_protocol(benchmark)}),
                 splits=json.dumps(findings.splits),
                 notes=json.dumps(findings.notes, ensure_ascii=False),
                 command=command or shlex.join(sys.argv),
@@ -115,9 +114,9 @@ def _identity(encoder: Encoder, benchmark: Benchmark, settings: Settings, findin
     return digest(encoder.fingerprint, findings.data_hash, description, asdict(settings))
 
 
-def _few_shot(benchmark: Benchmark) -> dict[str, object]:
+def _protocol(benchmark: Benchmark) -> dict[str, object]:
     tasks = {task.name: [", ".join(task.support), ", ".join(task.query)] for task in benchmark.few_shot}
-    return {"few_shot_tasks": tasks, "folds": benchmark.folds}
+    return {"few_shot_tasks": tasks, "folds": benchmark.folds, "train_split": benchmark.train_split}
 
 
 def _versions() -> dict[str, str]:

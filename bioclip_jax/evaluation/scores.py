@@ -12,15 +12,15 @@ from bioclip_jax.evaluation.rows import Difference, Figure
 
 @dataclass
 class Scores:
-    """Figures of the same `samples`: their intervals come from the same resamples, so differences are paired.
+    """Figures of the same samples: their intervals come from the same resamples, so differences are paired.
 
     Args:
-        samples: how many there are.
+        clusters: int `[n]`, the species of each sample, by which samples are drawn.
         resamples: of the bootstrap.
         seed: of the bootstrap.
     """
 
-    samples: int
+    clusters: np.ndarray
     resamples: int = 1000
     seed: int = 0
     _figures: list[Figure] = field(default_factory=list)
@@ -28,20 +28,20 @@ class Scores:
     _weights: list[np.ndarray] = field(default_factory=list)
 
     def add(self, figure: Figure, correct: np.ndarray, weights: np.ndarray) -> None:
-        """Adds a figure; its `value`, `low` and `high` will be those of `correct` `[n]` (0 to 1) under `weights`
-        `[n]`.
-        """
-        self._figures.append(replace(figure, value=round(float(weights @ correct / weights.sum()), 12)))
+        """Adds a figure; its value, interval and clusters become those of `correct` `[n]` (0 to 1) under `weights`."""
+        value = round(float(weights @ correct / weights.sum()), 12)
+        self._figures.append(replace(figure, value=value, clusters=len(np.unique(self.clusters[weights > 0]))))
         self._values.append(np.asarray(correct, np.float64))
         self._weights.append(weights)
 
     def finish(self, variant_of_model: str) -> tuple[list[Figure], list[Difference]]:
-        """The figures with their intervals, and model (in `variant_of_model`) less baseline wherever both have a
-        figure.
+        """The figures with their intervals, and model less baseline wherever both have a figure.
+
+        In zero-shot the model's figures are those of `variant_of_model`.
         """
         if not self._figures:
             return [], []
-        bootstrap = Bootstrap(self.samples, resamples=self.resamples, seed=self.seed)
+        bootstrap = Bootstrap(self.clusters, resamples=self.resamples, seed=self.seed)
         resampled = bootstrap.ratios(np.stack(self._values, axis=1), np.stack(self._weights, axis=1))
         figures = []
         for column, figure in enumerate(self._figures):

@@ -25,9 +25,7 @@ def measure_few_shot(
     resamples: int,
     seed: int,
 ) -> tuple[list[Figure], list[Difference], list[str]]:
-    """Figures and differences of one task at its ranks for every number of shots, and a line for each that cannot be
-    measured.
-    """
+    """Figures and differences of one task at its ranks and numbers of shots, and a line for each not measured."""
     figures: list[Figure] = []
     differences: list[Difference] = []
     notes: list[str] = []
@@ -45,7 +43,7 @@ def measure_few_shot(
                     f"{len(folds.classes)} taxa have enough photos"
                 )
                 continue
-            scores = Scores(len(query_labels), resamples, seed)
+            scores = Scores(labels.clusters(task.query), resamples, seed)
             for learner, features in learners.items():
                 _add(scores, learner, task, rank, shots, folds, query_labels, features)
             found, paired = scores.finish("")
@@ -78,16 +76,18 @@ def _add(
         variant=f"{shots}-shot",
         split=task.name,
         rank=rank,
-        metric="micro_accuracy",
+        metric="balanced_accuracy",
         value=float("nan"),
         low=float("nan"),
         high=float("nan"),
-        spread=float(right.mean(axis=1).std()),
+        spread=None,
         chance=1 / len(folds.classes),
         majority=None,
         samples=int((asked > 0).sum()),
         classes=len(folds.classes),
+        clusters=0,
         left_out=folds.left_out,
     )
-    scores.add(figure, share_right, asked)
-    scores.add(replace(figure, metric="balanced_accuracy", spread=None), share_right, balanced)
+    scores.add(figure, share_right, balanced)
+    spread = float(right.mean(axis=1).std())
+    scores.add(replace(figure, metric="micro_accuracy", spread=spread), share_right, asked)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 
 from rich.box import SIMPLE_HEAD
@@ -9,30 +10,39 @@ from rich.console import Group
 from rich.markup import escape
 from rich.table import Table
 
+from bioclip_jax.evaluation.methods import percent, well_formed
 from bioclip_jax.evaluation.rows import Difference, Figure, Run
 
 
-def _percent(value: float) -> str:
-    return "100" if value == 1 else f"{100 * value:.1f}"
-
-
 def _with_interval(figure: Figure | None) -> str:
-    return f"{_percent(figure.value)} ({100 * figure.low:.0f}-{100 * figure.high:.0f})" if figure else "-"
+    return f"{percent(figure.value)} ({100 * figure.low:.0f}-{100 * figure.high:.0f})" if figure else "-"
 
 
 def figures_table(run: Run, figures: Sequence[Figure], differences: Sequence[Difference], method: str) -> Group:
     """Zero-shot and few-shot accuracies in per cent, model beside baseline and chance."""
-    title = f"{escape(run.model)} on {escape(run.benchmark)}"
-    counts = {
-        f.split: max(g.samples for g in figures if g.split == f.split) for f in figures if f.protocol == "zero_shot"
-    }
-    photos = ", ".join(f"{escape(split)} {count:,}" for split, count in counts.items())
-    caption = f"In %, with 95 % bootstrap intervals; candidates are the taxa of the split. Photos: {photos}."
+    title = f"{escape(well_formed(run.model))} on {escape(run.benchmark)}"
     zero_shot = [f for f in figures if f.protocol == "zero_shot" and f.metric == "balanced_accuracy"]
-    few_shot = [f for f in figures if f.protocol == "few_shot" and f.metric == "micro_accuracy"]
+    few_shot = [f for f in figures if f.protocol == "few_shot" and f.metric == "balanced_accuracy"]
+    caption = "In %, with 95 % bootstrap intervals over species; candidates are the taxa of the split."
+    for split in dict.fromkeys(f.split for f in zero_shot):
+        photos, species = (
+            max(getattr(f, name) for f in zero_shot if f.split == split) for name in ("samples", "clusters")
+        )
+        caption += f" {escape(split)}: {photos:,} photos of {species:,} species."
+    train = json.loads(run.settings)["train_split"]
+    if any(f.learner == "baseline" for f in zero_shot):
+        used = json.loads(run.splits)[train]["used"]
+        caption += f" Baseline: logistic regression on colours, learnt from {used:,} training photos."
+    few_caption = "In %, with 95 % bootstrap intervals over species; the baseline has the same folds."
     tables = [
         _table(f"{title}: zero-shot, balanced accuracy", caption, zero_shot, differences, method),
-        _table(f"{title}: few-shot (SimpleShot), mean of folds", caption, few_shot, differences, None),
+        _table(
+            f"{title}: few-shot (SimpleShot), balanced accuracy, mean of folds",
+            few_caption,
+            few_shot,
+            differences,
+            None,
+        ),
     ]
     return Group(*[table for table in tables if table.row_count])
 
@@ -67,7 +77,7 @@ def _table(
             escape(figure.split) if figure.split != above else "",
             figure.rank if method else f"{figure.rank}, {figure.variant.removesuffix('-shot')}",
             str(figure.classes),
-            _percent(figure.chance),
+            percent(figure.chance),
             _with_interval(baselines.get(_place(figure))),
             _with_interval(figure),
             f"{100 * pair.value:+.0f} ({100 * pair.low:+.0f}, {100 * pair.high:+.0f})" if pair else "-",
@@ -77,7 +87,5 @@ def _table(
 
 
 def _place(row: Figure | Difference) -> tuple[str, str, str]:
-    """Zero-shot figures of model and baseline stand in one row whatever their variant; few-shot ones where the shots
-    agree.
-    """
+    """What figures of model and baseline in one row share: in few-shot the shots too, in zero-shot no variant."""
     return row.split, row.rank, row.variant if row.protocol == "few_shot" else ""

@@ -6,27 +6,44 @@ so the classes with the largest logits). The candidates at one rank come about i
     prefix     the rank's own text: "a photo of Animalia Chordata Aves."
     sum        the probabilities of the head's species, summed over the members of each taxon
     prototype  the mean of the members' text features
+
+All ranking is by logits or logarithms of probabilities, which do not underflow where probabilities do.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
-from bioclip_jax.heads import RankGroups, TaxonHead, logits
+from bioclip_jax.heads import RankGroups, TaxonHead, log_sum_of_members, logits
 
-METHODS = ("sum", "prototype", "prefix")
 BATCH = 1024
 
 
+class Ranking(NamedTuple):
+    """The best classes of each image."""
+
+    top: np.ndarray
+    """int32 `[n, k]`, best first; equal ones in order of the classes."""
+    log_probability: np.ndarray
+    """float32 `[n]`: of the best class."""
+
+
+Found = tuple[Int[Array, "n k"], Float[Array, " n"]]
+
+
 @partial(jax.jit, static_argnames="k")
-def _top_k(scores: Float[Array, "n classes"], k: int) -> tuple[jax.Array, jax.Array]:
-    return jax.lax.top_k(scores, k)
+def _best(scores: Float[Array, "n width"], classes: int, k: int) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """The k best of the first `classes` scores, the best score, and the logarithm of the sum of exponentials."""
+    scores = jnp.where(jnp.arange(scores.shape[1]) < classes, scores, -jnp.inf)
+    best, top = jax.lax.top_k(scores, k)
+    return top, best[:, 0], jax.nn.logsumexp(scores, axis=1)
 
 
 def _batches(rows: np.ndarray) -> list[np.ndarray]:
@@ -37,50 +54,42 @@ def _batches(rows: np.ndarray) -> list[np.ndarray]:
     return [padded[start : start + size] for start in range(0, len(padded), size)]
 
 
-def top_k(image_features: np.ndarray, class_features: np.ndarray, logit_scale: float, k: int) -> np.ndarray:
-    """The k best classes of each image, best first; equal logits in order of the classes. int32 `[n, min(k,
-    classes)]`.
-    """
-    k = min(k, len(class_features))
-    found = [np.asarray(_top_k(logits(batch, class_features, logit_scale), k)[1]) for batch in _batches(image_features)]
-    return np.concatenate(found)[: len(image_features)]
+def _ranking(parts: Sequence[Found], images: int, k: int) -> Ranking:
+    top = np.concatenate([np.asarray(top) for top, _ in parts])[:images, :k]
+    return Ranking(top, np.concatenate([np.asarray(best) for _, best in parts])[:images])
 
 
-def top_k_accuracy(top: np.ndarray, labels: np.ndarray, ks: Sequence[int] = (1, 3, 5)) -> dict[str, float]:
-    """Micro accuracy within the first k of `top` `[n, at most]`: keys `top1`, ...; k is capped by the number of
-    classes.
-    """
-    capped = dict.fromkeys(min(k, top.shape[1]) for k in ks)
-    hits = top == labels[:, None]
-    return {f"top{k}": float(hits[:, :k].any(axis=1).mean()) for k in capped}
+def top_k(
+    image_features: np.ndarray, class_features: np.ndarray, logit_scale: float, k: int, *, width: int = 0
+) -> Ranking:
+    """The min(k, classes) classes of largest logit for each image, and the best one's softmax probability.
 
-
-@jax.jit
-def _masked_softmax(scores: Float[Array, "n width"], classes: int) -> Float[Array, "n width"]:
-    return jax.nn.softmax(scores, where=jnp.arange(scores.shape[1]) < classes)
-
-
-def class_probabilities(
-    image_features: np.ndarray, class_features: np.ndarray, logit_scale: float, width: int = 0
-) -> np.ndarray:
-    """Softmax over classes given by text features: float32 `[n, classes]`.
-
-    Classes are padded to `width`, so that tasks of different size compile once.
+    Args:
+        image_features: float32 `[n, d]`.
+        class_features: float32 `[classes, d]`.
+        logit_scale: the multiplier of similarities.
+        k: how many classes.
+        width: classes are padded to so many, so that tasks of different size compile once.
     """
     classes = len(class_features)
     padded = np.zeros((max(width, classes), class_features.shape[1]), np.float32)
     padded[:classes] = class_features
-    found = [
-        np.asarray(_masked_softmax(logits(batch, padded, logit_scale), classes)) for batch in _batches(image_features)
-    ]
-    return np.concatenate(found)[: len(image_features), :classes]
-
-
-def summed_probabilities(image_features: np.ndarray, head: TaxonHead, ranks: Sequence[RankGroups]) -> list[np.ndarray]:
-    """For each of `ranks` the head's probabilities, summed over the members of every group: float32 `[n, groups]`."""
-    found: list[list[np.ndarray]] = [[] for _ in ranks]
+    parts = []
     for batch in _batches(image_features):
-        probabilities = head.probabilities(batch)
-        for groups, parts in zip(ranks, found, strict=True):
-            parts.append(head.roll_up(probabilities, groups))
-    return [np.concatenate(parts)[: len(image_features)] for parts in found]
+        top, best, total = _best(logits(batch, padded, logit_scale), classes, min(k, len(padded)))
+        parts.append((top, best - total))
+    return _ranking(parts, len(image_features), min(k, classes))
+
+
+def summed_top_k(image_features: np.ndarray, head: TaxonHead, ranks: Sequence[RankGroups], k: int) -> list[Ranking]:
+    """For each of `ranks` the groups of largest probability, which is the sum over their members."""
+    parts: list[list[Found]] = [[] for _ in ranks]
+    for batch in _batches(image_features):
+        members = head.log_probabilities(batch)
+        for groups, of_rank in zip(ranks, parts, strict=True):
+            top, best, _ = _best(log_sum_of_members(members, groups.index), len(groups), min(k, len(head.taxa)))
+            of_rank.append((top, best))
+    return [
+        _ranking(of_rank, len(image_features), min(k, len(groups)))
+        for groups, of_rank in zip(ranks, parts, strict=True)
+    ]

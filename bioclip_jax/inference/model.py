@@ -22,7 +22,7 @@ from bioclip_jax.errors import UsageError
 from bioclip_jax.images import ImageSource
 from bioclip_jax.models import clip
 from bioclip_jax.models.functions import l2_normalize, normalize_pixels
-from bioclip_jax.pipeline.loader import token_bucket
+from bioclip_jax.pipeline.loader import require_vocabulary, token_bucket
 from bioclip_jax.text.tokenizer import Tokenizer
 
 BATCH_SIZE = 64
@@ -35,7 +35,7 @@ class Model:
       config: the model's shape.
       preprocessing: how photos become its input.
       parameters: its weights, a nested dict of arrays.
-      name: where it came from.
+      name: of the folder it came from.
     """
 
     def __init__(self, config: CLIPConfig, preprocessing: Preprocessing, parameters: clip.Parameters, name: str = ""):
@@ -43,16 +43,20 @@ class Model:
         self.config, self.preprocessing, self.name = config, preprocessing, name
         self.parameters = jax.tree.map(lambda x: jax.numpy.asarray(x, jax.numpy.float32), parameters)
         definition, _, _ = clip.abstract(config)
+        require_vocabulary(config.text.vocab_size)
         self._tokenizer = Tokenizer(config.text.context_length)
 
+        # float32 is promised: by default TPUs and newer GPUs would round the inputs of matrix products.
         @jax.jit
         def image_features(parameters: clip.Parameters, photos: jax.Array) -> jax.Array:
-            x = normalize_pixels(photos, preprocessing.mean, preprocessing.std, jax.numpy.dtype("float32"))
-            return l2_normalize(clip.merge(definition, parameters).encode_image(x))
+            with jax.default_matmul_precision("highest"):
+                x = normalize_pixels(photos, preprocessing.mean, preprocessing.std, jax.numpy.dtype("float32"))
+                return l2_normalize(clip.merge(definition, parameters).encode_image(x))
 
         @jax.jit
         def text_features(parameters: clip.Parameters, tokens: jax.Array) -> jax.Array:
-            return l2_normalize(clip.merge(definition, parameters).encode_text(tokens))
+            with jax.default_matmul_precision("highest"):
+                return l2_normalize(clip.merge(definition, parameters).encode_text(tokens))
 
         self._image_features, self._text_features = image_features, text_features
 
@@ -93,8 +97,8 @@ class Model:
 
     @functools.cached_property
     def fingerprint(self) -> str:
-        """Hash of the weights, the activation and the preprocessing: what decides the features."""
-        rest = json.dumps([dataclasses.asdict(self.preprocessing), self.config.activation], sort_keys=True)
+        """Hash of the weights, the model's shape and the preprocessing: what decides the features."""
+        rest = json.dumps([dataclasses.asdict(self.preprocessing), dataclasses.asdict(self.config)], sort_keys=True)
         return hashlib.sha256((weights_hash(self.parameters) + rest).encode()).hexdigest()
 
     def _photos(self, images: Any) -> Iterable[np.ndarray]:
@@ -112,12 +116,13 @@ class Model:
     def _batched(
         self, encode: Callable[..., jax.Array], rows: Iterable[np.ndarray], batch_size: int
     ) -> Float[np.ndarray, "n d"]:
-        """Encodes rows in batches of one size, so that one program serves all."""
+        """Encodes rows in batches padded to a power of two at most `batch_size`, so that few programs serve all."""
         features, waiting = [], list[np.ndarray]()
 
         def flush() -> None:
             if waiting:
-                padded = waiting + [waiting[-1]] * (batch_size - len(waiting))
+                size = min(batch_size, 1 << (len(waiting) - 1).bit_length())
+                padded = waiting + [waiting[-1]] * (size - len(waiting))
                 features.append(np.asarray(encode(self.parameters, np.stack(padded)))[: len(waiting)])
                 waiting.clear()
 

@@ -7,15 +7,13 @@ wrong, and left out. Records keep the order of their source (the loader shuffles
 from __future__ import annotations
 
 import csv
-import fcntl
 import os
 import re
 import shutil
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -24,6 +22,7 @@ from rich.console import Console
 
 from bioclip_jax.errors import UsageError, UserError
 from bioclip_jax.pipeline import plan as plans
+from bioclip_jax.pipeline.lock import exclusive
 from bioclip_jax.pipeline.manifest import (
     BUILD_FOLDER,
     MANIFEST,
@@ -41,7 +40,7 @@ from bioclip_jax.text.captions import ALL_TEXT_TYPES, caption
 from bioclip_jax.text.taxonomy import Taxon
 from bioclip_jax.text.tokenizer import Tokenizer
 
-REJECTED = "rejected.csv"
+REJECTED, LOCK = "rejected.csv", "lock"
 _OURS = re.compile(r".+\.array_record-\d{5,}-of-\d{5,}|(dataset_info|features|\.?manifest)\.json(\.tmp)?|rejected\.csv")
 Finished = dict[str, list[plans.FinishedShard]]
 
@@ -104,9 +103,12 @@ def build(
     _check_arguments(source, name, shard_bytes, image_size, threads)
     directory, console, threads = Path(out), console or Console(stderr=True), threads or os.cpu_count() or 1
     _enter(directory, overwrite)
-    with _lock(directory), ThreadPoolExecutor(threads) as pool:
+    busy = f"output {directory}: another process is building it now"
+    with exclusive(directory / BUILD_FOLDER / LOCK, busy), ThreadPoolExecutor(threads) as pool:
         try:
             plan = plans.make_plan(source, name, shard_bytes, image_size, pool)
+            if overwrite:
+                _empty(directory)
             if (manifest := _finished(directory, plan)) is not None:
                 return BuildReport(directory, manifest, {}, time.monotonic() - start, already_finished=True)
             _start_or_continue(directory, plan)
@@ -213,9 +215,6 @@ def _enter(directory: Path, overwrite: bool) -> None:
         if foreign or (not started and not overwrite and any(entry.name != REJECTED for entry in entries)):
             first = (foreign or [entry.name for entry in entries])[0]
             raise UsageError(f"output {directory} holds something else ({first!r}); give a new or empty directory")
-        if overwrite:
-            for entry in entries:
-                shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
         (directory / BUILD_FOLDER).mkdir(exist_ok=True)
     except (FileExistsError, NotADirectoryError) as error:
         raise UsageError(f"output {directory} is a file; give a directory") from error
@@ -223,15 +222,11 @@ def _enter(directory: Path, overwrite: bool) -> None:
         raise UserError(f"output {directory} cannot be written: {error.strerror or error}") from error
 
 
-@contextmanager
-def _lock(directory: Path) -> Iterator[None]:
-    """Two builds into one directory would spoil each other."""
-    with (directory / BUILD_FOLDER / "lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise UserError(f"output {directory}: another process is building it now") from error
-        yield
+def _empty(directory: Path) -> None:
+    """Removes a dataset, but not the lock that this process holds."""
+    for entry in [*directory.iterdir(), *(directory / BUILD_FOLDER).iterdir()]:
+        if entry.name not in (BUILD_FOLDER, LOCK):
+            entry.unlink()
 
 
 def _finished(directory: Path, plan: plans.Plan) -> Manifest | None:

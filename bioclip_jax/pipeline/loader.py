@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import grain
@@ -21,7 +22,7 @@ from bioclip_jax.pipeline.readers import is_recipe
 from bioclip_jax.pipeline.record import Record, RecordSource
 from bioclip_jax.text.captions import ALL_TEXT_TYPES, caption, text_type_of_step
 from bioclip_jax.text.taxonomy import Taxon
-from bioclip_jax.text.tokenizer import Tokenizer
+from bioclip_jax.text.tokenizer import VOCABULARY_SIZE, Tokenizer
 
 TOKEN_BUCKETS = (16, 32, 48, 64, 77)
 """Lengths that captions are cut to. Attention is causal and captions end at EOT, so a cut after it is exact."""
@@ -110,6 +111,12 @@ class Loader:
         return iter(dataset.to_iter_dataset(options))
 
 
+def require_vocabulary(vocab_size: int) -> None:
+    """Raises `UsageError` where a model's token table lacks ids that the tokenizer gives."""
+    if vocab_size < VOCABULARY_SIZE:
+        raise UsageError(f"text.vocab_size is {vocab_size}, but CLIP's tokenizer has {VOCABULARY_SIZE} tokens")
+
+
 def make_loader(
     source: RecordSource,
     data: DataConfig,
@@ -140,4 +147,4 @@ def dataset_token_lengths(dataset: str) -> Mapping[str, int]:
     """Longest caption per text type as a dataset directory's manifest has it; empty for a recipe."""
     if is_recipe(dataset):
         return {}
-    return read_manifest(dataset).token_lengths
+    return read_manifest(Path(dataset).expanduser()).token_lengths

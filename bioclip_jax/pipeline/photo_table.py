@@ -10,7 +10,7 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
@@ -35,6 +35,7 @@ class PhotoTable:
       images: the folder that file names are relative to.
       source: the `source` of the records, where the table has no such column.
       attributes: columns that are kept as the record's `attributes`.
+      ragged: lines of the table that have another number of cells than its header; they come last, as bad records.
     """
 
     def __init__(
@@ -45,15 +46,20 @@ class PhotoTable:
         images: Path,
         source: str,
         attributes: Mapping[str, pa.Array],
+        ragged: Sequence[str] = (),
     ):
         self._columns, self._rows, self._bad_rows = dict(columns), rows, dict(bad_rows)
         self._images, self._source, self._attributes = images, source, dict(attributes)
+        self._ragged = tuple(ragged)
 
     def __len__(self) -> int:
-        return len(self._rows)
+        return len(self._rows) + len(self._ragged)
 
     def __getitem__(self, index: int) -> Record:
         """The record at `index`; raises `BadRecord` if its row or its file cannot be used."""
+        if index >= len(self._rows):
+            line = self._ragged[index - len(self._rows)]
+            raise BadRecord(line[:60], f"wrong number of columns: {line}")
         row = int(self._rows[index])
         text = {field: cell(column, row) for field, column in self._columns.items()}
         key = text.get("key") or text["filepath"]

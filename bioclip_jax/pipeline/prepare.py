@@ -108,13 +108,21 @@ def storable_image(data: bytes, image_size: int | None = None) -> bytes:
         size = (max(image_size, round(width * scale)), max(image_size, round(height * scale)))
         Image.fromarray(pixels).resize(size, Image.Resampling.LANCZOS).save(buffer, "JPEG", quality=95)
         return buffer.getvalue()
-    with Image.open(io.BytesIO(data)) as image:
-        # MPO is what phones write: a JPEG with a second picture behind it, which decoders of JPEG do not see.
-        single = image.format == "MPO" or getattr(image, "n_frames", 1) == 1
-        if single and image.format in _STORED_FORMATS and image.mode in _STORED_MODES:
-            return data
+    if _can_be_stored(data):
+        return data
     Image.fromarray(pixels).save(buffer, "PNG")
     return buffer.getvalue()
+
+
+def _can_be_stored(data: bytes) -> bool:
+    """Whether these bytes are a single picture that every reader sees alike."""
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            # MPO is what phones write: a JPEG with a second picture behind it, which decoders of JPEG do not see.
+            single = image.format == "MPO" or getattr(image, "n_frames", 1) == 1
+            return single and image.format in _STORED_FORMATS and image.mode in _STORED_MODES
+    except Exception:  # Pillow raises many kinds for odd metadata around good pixels
+        return False
 
 
 def _text(record: Record, name: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import csv
 import io
 import re
@@ -44,8 +45,11 @@ COLUMN_NAMES: Mapping[str, tuple[str, ...]] = {
 _NAMES = (*RANKS, "scientific_name", "common_name")
 
 
-def read_table(path: Path) -> pa.Table:
+def read_table(path: Path) -> tuple[pa.Table, list[str]]:
     """Reads a CSV file (UTF-8 or UTF-16; comma, semicolon or tab) or a Parquet file; the cells of a CSV as text.
+
+    Returns:
+      the table, and the lines of a CSV that have more or fewer cells than its header, which are not in it.
 
     Raises:
       UsageError: there is no such file.
@@ -56,15 +60,16 @@ def read_table(path: Path) -> pa.Table:
     try:
         with path.open("rb") as file:
             parquet = file.read(4) == b"PAR1"
-        table = pyarrow.parquet.read_table(path) if parquet else _read_csv(path)
+        table, ragged = (pyarrow.parquet.read_table(path), []) if parquet else _read_csv(path)
     except (pa.ArrowException, UnicodeDecodeError, csv.Error) as error:
         reason = str(error).splitlines()[0]
         raise UserError(f"table {path} is neither a CSV file in UTF-8 nor a Parquet file ({reason})") from error
     except OSError as error:
         raise UserError(f"table {path} cannot be read: {error.strerror or error}") from error
     if not table.num_rows:
-        raise UserError(f"table {path} has no rows")
-    return table
+        rows = f"no row with the {table.num_columns} columns of its header" if ragged else "no rows"
+        raise UserError(f"table {path} has {rows}")
+    return table, ragged
 
 
 def find_columns(names: Sequence[str], mapping: Mapping[str, str], table: Path) -> dict[str, str]:
@@ -115,20 +120,29 @@ def text_column(table: pa.Table, name: str) -> pa.Array:
         raise UsageError(f"column {name!r} holds {column.type} values, not text or numbers") from error
 
 
-def _read_csv(path: Path) -> pa.Table:
-    head = path.open("rb").read(1 << 16)
+def _read_csv(path: Path) -> tuple[pa.Table, list[str]]:
+    with path.open("rb") as file:
+        head = file.read(1 << 16)
     encoding = "utf-16" if head[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"
-    first_line = head.decode(encoding, "replace").lstrip().partition("\n")[0]
+    text = codecs.getincrementaldecoder(encoding)().decode(head)
+    first_line = text.lstrip().partition("\n")[0]
     delimiter = max(",;\t", key=first_line.count)
     names = next(csv.reader(io.StringIO(first_line), delimiter=delimiter), [])
-    return pyarrow.csv.read_csv(
+    ragged: list[str] = []
+
+    def skip(row: pyarrow.csv.InvalidRow) -> str:
+        ragged.append(row.text)
+        return "skip"
+
+    table = pyarrow.csv.read_csv(
         path,
         read_options=pyarrow.csv.ReadOptions(encoding="utf-16" if encoding == "utf-16" else "utf8"),
-        parse_options=pyarrow.csv.ParseOptions(delimiter=delimiter, newlines_in_values=True),
+        parse_options=pyarrow.csv.ParseOptions(delimiter=delimiter, newlines_in_values=True, invalid_row_handler=skip),
         convert_options=pyarrow.csv.ConvertOptions(
             column_types=dict.fromkeys((name.strip("\r") for name in names), pa.string())
         ),
     )
+    return table, ragged
 
 
 def _plain(name: str) -> str:

@@ -13,7 +13,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 from orbax.checkpoint import v1 as ocp
 
@@ -22,8 +22,16 @@ from bioclip_jax.config import TrainConfig, from_dict, to_json
 from bioclip_jax.errors import UsageError, UserError
 from bioclip_jax.training.step import TrainState
 
-CONFIG_NAME, CHECKPOINTS = "config.json", "checkpoints"
-FREE_FIELDS = ("checkpoint", "mesh", "log_every", "attention", "remat_policy")
+CONFIG_NAME, CHECKPOINTS, TEMPORARY = "config.json", "checkpoints", "config.json.tmp"
+FREE_FIELDS = (
+    "checkpoint.",
+    "mesh.",
+    "log_every",
+    "attention",
+    "remat_policy",
+    "data.threads",
+    "data.prefetch_batches",
+)
 """What may differ between a run and its continuation without making it another run."""
 
 
@@ -36,33 +44,32 @@ def prepare_work_dir(work_dir: Path, config: TrainConfig) -> None:
     path = work_dir / CONFIG_NAME
     if path.exists():
         old = read_config(work_dir)
-        changed = [
-            field.name
-            for field in dataclasses.fields(TrainConfig)
-            if field.name not in FREE_FIELDS and json_of(old, field.name) != json_of(config, field.name)
-        ]
-        if changed:
-            name = changed[0]
-            raise UsageError(
-                f"{work_dir} holds a run whose {name} is {json_of(old, name)}, not {json_of(config, name)}; "
-                "choose another --work-dir, or the same config to continue it"
-            )
-    elif work_dir.is_dir() and any(work_dir.iterdir()):
+        before, now = _leaves(json.loads(to_json(old))), _leaves(json.loads(to_json(config)))
+        for name in sorted(before.keys() | now.keys()):
+            if not name.startswith(FREE_FIELDS) and before.get(name) != now.get(name):
+                raise UsageError(
+                    f"{work_dir} holds a run whose {name} is {before.get(name)}, not {now.get(name)}; "
+                    "choose another --work-dir, or the same config to continue it"
+                )
+    elif work_dir.is_dir() and any(entry.name != TEMPORARY for entry in work_dir.iterdir()):
         raise UsageError(
             f"{work_dir} is not empty and holds no run ({CONFIG_NAME} is missing); choose another --work-dir"
         )
     try:
         work_dir.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_suffix(".tmp")
+        temporary = work_dir / TEMPORARY  # all that a run killed here leaves
         temporary.write_text(to_json(config), encoding="utf-8")
         temporary.replace(path)
     except OSError as error:
         raise UserError(f"{work_dir}: cannot be written ({error.strerror})") from None
 
 
-def json_of(config: TrainConfig, field: str) -> str:
-    """One field of a config as JSON, for comparing and for messages."""
-    return json.dumps(json.loads(to_json(config))[field], sort_keys=True)
+def _leaves(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested fields by dotted name."""
+    flat: dict[str, Any] = {}
+    for name, value in tree.items():
+        flat |= _leaves(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
+    return flat
 
 
 def read_config(work_dir: Path) -> TrainConfig:
@@ -82,6 +89,11 @@ def finished_steps(work_dir: Path) -> list[int]:
         return []
     names = [path for path in folder.iterdir() if path.name.isdigit() and ocp.is_orbax_checkpoint(path)]
     return sorted(int(path.name) for path in names)
+
+
+def _fields(state: TrainState) -> dict[str, Any]:
+    """The state's parts; `dataclasses.asdict` would copy every array."""
+    return {field.name: getattr(state, field.name) for field in dataclasses.fields(state)}
 
 
 class Checkpoints:
@@ -104,7 +116,7 @@ class Checkpoints:
         latest = self._checkpointer.latest
         if latest is None:
             return None
-        restored = load_tree(self.folder.resolve() / str(latest.step), dataclasses.asdict(abstract))
+        restored = load_tree(self.folder.resolve() / str(latest.step), _fields(abstract))
         return TrainState(**restored)
 
     def due(self, step: int) -> bool:
@@ -119,7 +131,7 @@ class Checkpoints:
         """
         try:
             self._checkpointer.wait()
-            self._checkpointer.save_async(step, dataclasses.asdict(state), overwrite=True)
+            self._checkpointer.save_async(step, _fields(state), overwrite=True)
         except Exception as error:
             raise self._failed(error) from None
 

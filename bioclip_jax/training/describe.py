@@ -9,17 +9,17 @@ import jax
 from bioclip_jax.config import TrainConfig
 from bioclip_jax.models import clip, flops
 from bioclip_jax.parallel.mesh import make_mesh
-from bioclip_jax.training.loop import check_batch, open_loader
+from bioclip_jax.training.loop import check_devices, open_loader
 
 
 def describe(config: TrainConfig) -> str:
     """Checks data, batch and mesh as a run would, and says how large it is.
 
     Raises:
-        UserError: what the run itself would raise before its first step.
+        UserError: what the run itself would say of its data, batch and devices.
     """
     loader, mesh = open_loader(config), make_mesh(config.mesh.data, config.mesh.fsdp)
-    check_batch(config, mesh.size)
+    check_devices(config, mesh.size)
     _, shapes, _ = clip.abstract(config.model)
     towers = {name: sum(math.prod(x.shape) for x in jax.tree.leaves(shapes[name])) for name in ("visual", "text")}
     tokens, records = loader.sample.tokens, len(loader.source)

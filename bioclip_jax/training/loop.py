@@ -6,6 +6,7 @@ is started before the next step may donate its arrays. A run that is killed anyw
 
 from __future__ import annotations
 
+import os
 import signal
 import time
 from collections.abc import Callable, Mapping
@@ -23,7 +24,8 @@ from bioclip_jax.errors import UsageError, UserError
 from bioclip_jax.models.flops import train_flops
 from bioclip_jax.parallel.mesh import make_mesh
 from bioclip_jax.parallel.sharding import batch_sharding
-from bioclip_jax.pipeline.loader import Loader, dataset_token_lengths, make_loader
+from bioclip_jax.pipeline.loader import Loader, dataset_token_lengths, make_loader, require_vocabulary
+from bioclip_jax.pipeline.lock import exclusive
 from bioclip_jax.pipeline.readers import open_dataset
 from bioclip_jax.training.checkpointing import Checkpoints, prepare_work_dir
 from bioclip_jax.training.metrics import MetricsWriter
@@ -48,8 +50,13 @@ def train(config: TrainConfig, work_dir: Path, console: Console | None = None) -
     console = console or Console(stderr=True)
     loader = open_loader(config)
     mesh = make_mesh(config.mesh.data, config.mesh.fsdp)
-    check_batch(config, mesh.size)
+    check_devices(config, mesh.size)
     prepare_work_dir(work_dir, config)
+    with exclusive(work_dir / "lock", f"{work_dir}: another process is training here now"):
+        return _train(config, work_dir, loader, mesh, console)
+
+
+def _train(config: TrainConfig, work_dir: Path, loader: Loader, mesh: Mesh, console: Console) -> TrainState:
     program = make_program(config, mesh)
     checkpoints = Checkpoints(work_dir, config)
     state = checkpoints.restore_latest(program.abstract_state)
@@ -72,6 +79,7 @@ def train(config: TrainConfig, work_dir: Path, console: Console | None = None) -
 
 def open_loader(config: TrainConfig) -> Loader:
     """The run's data, opened and checked."""
+    require_vocabulary(config.model.text.vocab_size)
     splits = open_dataset(config.data.dataset, config.data.arguments)
     if config.data.split not in splits:
         raise UsageError(f"data.split {config.data.split!r} is not one of {', '.join(splits)} in {config.data.dataset}")
@@ -86,8 +94,12 @@ def open_loader(config: TrainConfig) -> Loader:
     )
 
 
-def check_batch(config: TrainConfig, devices: int) -> None:
-    """Raises UsageError where the batch cannot be split over the devices."""
+def check_devices(config: TrainConfig, devices: int) -> None:
+    """Raises UsageError where these devices cannot run the config."""
+    if config.dtype == "float64" and not jax.config.read("jax_enable_x64"):
+        raise UsageError("dtype float64 needs the environment variable JAX_ENABLE_X64=1")
+    if config.attention == "cudnn" and jax.default_backend() != "gpu":
+        raise UsageError(f"attention cudnn needs an NVIDIA GPU; the devices here are {jax.default_backend()}")
     if config.global_batch_size % devices:
         raise UsageError(f"global_batch_size {config.global_batch_size} does not divide over {devices} devices")
 
@@ -111,13 +123,14 @@ class _Run:
         self.peak = peak_flops()
         self.progress = StepProgress(config, console)
         self.stop_requested = False
+        self.waited = 0.0
 
     def steps(self, state: TrainState, first_step: int) -> TrainState:
         """Steps first_step .. total_steps - 1."""
         total = self.config.total_steps
         sharding = batch_sharding(self.mesh)
         batches = self.loader.batches(first_step, total)
-        pending: tuple[int, dict[str, jax.Array], float] | None = None
+        pending: tuple[int, dict[str, jax.Array]] | None = None
         previous_signals = self._listen()
         self.clock = time.perf_counter()
         try:
@@ -125,38 +138,42 @@ class _Run:
                 for step in range(first_step, total):
                     waiting = time.perf_counter()
                     batch = next(batches)
-                    waited = time.perf_counter() - waiting
+                    self.waited += time.perf_counter() - waiting
                     state, values = self.program.step(state, {"bio": place(batch, sharding)})
                     # The figures of the step before are fetched while this one computes.
                     self._record(pending)
-                    pending = (step, values, waited)
-                    done = step + 1
-                    if self.checkpoints.due(done) or done == total or self.stop_requested:
+                    pending = (step, values)
+                    done, stop = step + 1, self.stop_requested
+                    if self.checkpoints.due(done) or done == total or stop:
                         self._record(pending)
                         pending = None
                         self.metrics.flush()
                         self.checkpoints.save(state, done)
-                    if self.stop_requested and done < total:
+                    if stop and done < total:
                         raise Interrupted(
                             f"stopped after step {done} of {total}, which is saved; run the same command to continue"
                         )
         finally:
-            self._restore(previous_signals)
-            self.checkpoints.finish()
+            try:
+                self.checkpoints.finish()  # the last save ends before a signal can end the process
+            finally:
+                self._restore(previous_signals)
         return state
 
-    def _record(self, pending: tuple[int, dict[str, jax.Array], float] | None) -> None:
+    def _record(self, pending: tuple[int, dict[str, jax.Array]] | None) -> None:
+        """Figures of a step; its times are those since the step before was recorded."""
         if pending is None:
             return
-        step, values, waited = pending
+        step, values = pending
         figures = {name: float(value) for name, value in jax.device_get(values).items()}
         now = time.perf_counter()
         seconds, self.clock = now - self.clock, now
+        waited, self.waited = self.waited, 0.0
         if not np.isfinite(figures["loss"]):
             raise UserError(f"the loss of step {step} is {figures['loss']}; the last checkpoint is from before")
         figures["images_per_second"] = self.config.global_batch_size / seconds
         figures["mfu"] = self.flops / seconds / self.peak
-        figures["data_wait_share"] = min(waited / seconds, 1.0)
+        figures["data_wait_share"] = waited / seconds
         figures["seconds"] = seconds
         self.metrics.write(step, figures)
         self.progress.advance(step, figures)
@@ -168,7 +185,8 @@ class _Run:
             if self.stop_requested:
                 raise KeyboardInterrupt
             self.stop_requested = True
-            self.progress.say("stopping after this step; once more to stop at once")
+            # Not through rich: the main thread may be in the middle of writing.
+            os.write(2, b"\nstopping after this step; once more to stop at once\n")
 
         try:
             return {number: signal.signal(number, request) for number in (signal.SIGINT, signal.SIGTERM)}
@@ -178,7 +196,8 @@ class _Run:
     @staticmethod
     def _restore(handlers: Mapping[int, Callable[..., Any] | int | None]) -> None:
         for number, handler in handlers.items():
-            signal.signal(number, handler)
+            if handler is not None:  # one that was not installed from Python cannot be put back
+                signal.signal(number, handler)
 
 
 def place(batch: Mapping[str, np.ndarray], sharding: jax.sharding.Sharding) -> dict[str, jax.Array]:

@@ -47,13 +47,13 @@ class StepProgress:
         if self._rate_since is None:  # the first step compiles, which says nothing of the others
             self._rate_since = (done, time.monotonic())
         if not self._console.is_terminal and (done % self._config.log_every == 0 or done == total):
-            left = f"  {self._time_left(done, *self._rate_since)} left" if done > self._rate_since[0] and done < total else ""
+            left = (
+                f"  {self._time_left(done, *self._rate_since)} left"
+                if done > self._rate_since[0] and done < total
+                else ""
+            )
             self._console.print(f"step {done}/{total}  {text}{left}", soft_wrap=True, highlight=False)
 
     def _time_left(self, done: int, first: int, start: float) -> str:
         seconds = round((time.monotonic() - start) / (done - first) * (self._config.total_steps - done))
         return str(datetime.timedelta(seconds=seconds))
-
-    def say(self, text: str) -> None:
-        """One line above the bar."""
-        self._console.print(text)

@@ -4,7 +4,6 @@ import json
 import shutil
 from pathlib import Path
 
-import jax
 import numpy as np
 import pytest
 import safetensors.numpy
@@ -77,9 +76,13 @@ def test_weights_that_do_not_fit_the_config_are_named(tmp_path, damage, message)
     ("path", "value", "message"),
     [
         (("vision_cfg", "timm_model_name"), "vit_base", "timm_model_name is 'vit_base'"),
-        (("vision_cfg", "layers"), [3, 4, 6, 3], "ResNet"),
+        (("vision_cfg", "layers"), [3, 4, 6, 3], "only ViTs can be read"),
         (("text_cfg", "hf_model_name"), "roberta", "hf_model_name is 'roberta'"),
         (("vision_cfg", "width"), None, "cannot make a model"),
+        (("vision_cfg", "norm_kwargs"), {"eps": 1e-2}, "norm_kwargs is"),
+        (("vision_cfg", "head_width"), 7, "not a multiple of head_width 7"),
+        (("vision_cfg", "head_width"), 0, "cannot make a model"),
+        (("text_cfg", "hf_tokenizer_name"), "bert", "hf_tokenizer_name is 'bert'"),
     ],
 )
 def test_models_that_are_no_plain_vit_clip_are_refused(tmp_path, path, value, message):
@@ -89,6 +92,33 @@ def test_models_that_are_no_plain_vit_clip_are_refused(tmp_path, path, value, me
     (tmp_path / folders.CONFIG_NAME).write_text(json.dumps(description))
     with pytest.raises(UserError, match=message):
         folders.load(tmp_path)
+
+
+@pytest.mark.core
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"resize_mode": "longest"}, "'longest' with interpolation 'bicubic' cannot be reproduced"),
+        ({"interpolation": "nearest"}, "'nearest' cannot be reproduced"),
+        ({"mean": [0.5, 0.5]}, r"mean is \[0.5, 0.5\], not three numbers"),
+    ],
+)
+def test_preprocessing_that_cannot_be_reproduced_is_refused(tmp_path, fields, message):
+    write_small(tmp_path)
+    description = json.loads((tmp_path / folders.CONFIG_NAME).read_text())
+    description["preprocess_cfg"] |= fields
+    (tmp_path / folders.CONFIG_NAME).write_text(json.dumps(description))
+    with pytest.raises(UserError, match=message):
+        folders.load(tmp_path)
+
+
+@pytest.mark.core
+def test_one_number_or_none_for_mean_and_std_is_read_as_open_clip_does(tmp_path):
+    write_small(tmp_path)
+    description = json.loads((tmp_path / folders.CONFIG_NAME).read_text())
+    description["preprocess_cfg"] |= {"mean": 0.5, "std": None}
+    (tmp_path / folders.CONFIG_NAME).write_text(json.dumps(description))
+    assert folders.load(tmp_path)[1] == Preprocessing(mean=(0.5,) * 3)
 
 
 @pytest.mark.core
@@ -123,22 +153,13 @@ def test_stock_open_clip_gives_the_same_features_of_the_same_photos(tmp_path, op
     with torch.no_grad():
         image = theirs.encode_image(batch, normalize=True).numpy()
         text = theirs.encode_text(tokens, normalize=True).numpy()
-    with jax.default_matmul_precision("highest"):
-        ours = bioclip_jax.load(tmp_path)
-        assert np.linalg.norm(ours.encode_text(texts) - text) <= 1e-5 * np.linalg.norm(text)
-        # Pillow 13 resizes tall photos vertically first, ours horizontally first as published numbers were made;
-        # so the same pixels go to both models here, and the geometry has its own test.
-        std, mean = (torch.tensor(x).reshape(3, 1, 1) for x in (config_std(), config_mean()))
-        pixels = ((batch * std + mean) * 255).round().to(torch.uint8).permute(0, 2, 3, 1).numpy()
-        assert np.linalg.norm(ours.encode_image(pixels) - image) <= 1e-5 * np.linalg.norm(image)
-        differing = np.abs(np.stack([ours.preprocess(file) for file in files]).astype(int) - pixels)
-        assert differing.max() <= 7
+    ours = bioclip_jax.load(tmp_path)
+    assert np.linalg.norm(ours.encode_text(texts) - text) <= 1e-5 * np.linalg.norm(text)
+    # Pillow 13 resizes tall photos vertically first, ours horizontally first as published numbers were made;
+    # so the same pixels go to both models here, and the geometry has its own test.
+    std, mean = (torch.tensor(x).reshape(3, 1, 1) for x in (Preprocessing().std, Preprocessing().mean))
+    pixels = ((batch * std + mean) * 255).round().to(torch.uint8).permute(0, 2, 3, 1).numpy()
+    assert np.linalg.norm(ours.encode_image(pixels) - image) <= 1e-5 * np.linalg.norm(image)
+    differing = np.abs(np.stack([ours.preprocess(file) for file in files]).astype(int) - pixels)
+    assert differing.max() <= 7
     assert ours.logit_scale == pytest.approx(theirs.logit_scale.exp().item(), rel=1e-6)
-
-
-def config_mean():
-    return Preprocessing().mean
-
-
-def config_std():
-    return Preprocessing().std

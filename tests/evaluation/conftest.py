@@ -127,9 +127,21 @@ def coloured_photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="session")
+def coloured_directory(coloured_photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same photos as a dataset directory with its manifest."""
+    from bioclip_jax.pipeline.build import build
+    from bioclip_jax.pipeline.readers import open_dataset
+
+    folder = tmp_path_factory.mktemp("built") / "data"
+    source = open_dataset(str(coloured_photos / "recipe.py"), {"folder": str(coloured_photos)})
+    build(source, folder, name="coloured", threads=1, console=Console(file=io.StringIO()))
+    return folder
+
+
 @pytest.fixture
 def benchmark_of():
-    """Makes a benchmark of a folder that holds `recipe.py` and its photos."""
+    """Makes a benchmark of a folder that holds `recipe.py` and its photos, or of a dataset directory."""
 
     def make(folder: Path, **changes) -> Benchmark:
         values = {
@@ -137,8 +149,8 @@ def benchmark_of():
             "description": "squares",
             "license": "none",
             "citation": "nobody",
-            "dataset": str(folder / "recipe.py"),
-            "arguments": {"folder": str(folder)},
+            "dataset": str(folder / "recipe.py" if (folder / "recipe.py").exists() else folder),
+            "arguments": {"folder": str(folder)} if (folder / "recipe.py").exists() else {},
             "few_shot": (
                 FewShotTask("seen", support=("train",), query=("test",)),
                 FewShotTask("unseen", support=("test_unseen",), query=("test_unseen",), ranks=("kingdom",)),

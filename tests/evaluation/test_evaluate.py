@@ -1,16 +1,20 @@
 """From a model and a benchmark to a results database: what is measured, kept, and said where it cannot be."""
 
 import json
+import os
 import shutil
+import time
 
 import numpy as np
 import pytest
 
 from bioclip_jax.errors import UsageError, UserError
+from bioclip_jax.evaluation.cache import ArrayCache
 from bioclip_jax.evaluation.measure import Settings
 from bioclip_jax.evaluation.results import Results
 from bioclip_jax.evaluation.rows import Difference, Figure, Prediction, Species
 from bioclip_jax.evaluation.run import evaluate
+from bioclip_jax.images import ImageError
 
 pytestmark = pytest.mark.core
 
@@ -45,13 +49,20 @@ def test_every_figure_has_chance_interval_and_counts(run, model, coloured_photos
         figures = results.rows(Figure, number)
         differences = results.rows(Difference, number)
     assert kept.command == "the command"
-    assert json.loads(kept.splits)["test_unseen"] == {"records": 8, "used": 8, "unreadable": {}, "species": 2}
+    assert json.loads(kept.splits)["test_unseen"] == {
+        "records": 8,
+        "used": 8,
+        "unreadable": {},
+        "species": 2,
+        "in_train": 0,
+    }
     species = next(
         f
         for f in figures
         if (f.learner, f.variant, f.split, f.rank, f.metric) == ("model", "sum", "seen", "species", "balanced_accuracy")
     )
     assert (species.value, species.samples, species.classes, species.left_out) == (1.0, 12, 3, 0)
+    assert species.clusters == 3
     assert species.chance == pytest.approx(1 / 3)
     for figure in figures:
         assert 0 <= figure.low <= figure.value <= figure.high <= 1
@@ -77,26 +88,37 @@ def test_photos_without_a_name_at_a_rank_are_left_out_there_and_counted(
     assert len(genus) == 8
 
 
-def test_the_same_again_reads_features_and_keeps_one_run(run, model, coloured_photos, benchmark_of):
-    run(model, benchmark_of(coloured_photos))
+def test_the_same_again_reads_features_and_keeps_one_run(run, model, coloured_directory, benchmark_of):
+    run(model, benchmark_of(coloured_directory))
     photos = sum(model.seen)
-    path = run(model, benchmark_of(coloured_photos))
+    path = run(model, benchmark_of(coloured_directory))
     assert sum(model.seen) == photos == 38
     with Results(path) as results:
         assert list(results.runs()) == [1]
         figures = len(results.rows(Figure, 1))
-    path = run(model, benchmark_of(coloured_photos), method="prefix")
+    path = run(model, benchmark_of(coloured_directory), method="prefix")
     with Results(path) as results:
         assert len(results.runs()) == 2
         assert len(results.rows(Figure, 1)) == figures
 
 
-def test_damaged_features_are_computed_again_with_a_warning(run, model, coloured_photos, benchmark_of, quiet):
-    path = run(model, benchmark_of(coloured_photos))
+def test_features_of_live_data_are_never_stale(run, model, coloured_photos, benchmark_of, tmp_path):
+    folder = tmp_path / "copy"
+    shutil.copytree(coloured_photos, folder)
+    run(model, benchmark_of(folder))
+    shutil.copy(folder / "test_2_0.png", folder / "test_0_3.png")
+    with Results(run(model, benchmark_of(folder))) as results:
+        (number,) = results.runs()
+        predictions = [p for p in results.rows(Prediction, number) if (p.learner, p.rank) == ("model", "species")]
+    assert [p.key for p in predictions if p.true != p.predicted] == ["test_0_3.png"]
+
+
+def test_damaged_features_are_computed_again_with_a_warning(run, model, coloured_directory, benchmark_of, quiet):
+    path = run(model, benchmark_of(coloured_directory))
     for file in (path.parent / "features").iterdir():
         file.write_bytes(file.read_bytes()[:-40])
     photos = sum(model.seen)
-    run(model, benchmark_of(coloured_photos))
+    run(model, benchmark_of(coloured_directory))
     assert sum(model.seen) == 2 * photos
     assert "are damaged (BadZipFile); computing them again" in printed(quiet)
 
@@ -175,8 +197,57 @@ def test_a_limit_takes_a_fixed_choice_of_photos(run, model, coloured_photos, ben
     path = run(model, benchmark_of(coloured_photos, max_images=7, max_train_images=9), baseline=False, few_shot=False)
     with Results(path) as results:
         used = {name: split["used"] for name, split in json.loads(results.runs()[1].splits).items()}
-        assert used == {"test": 7, "test_unseen": 7, "train": 9}
+        assert used == {"test": 7, "test_unseen": 7, "train": 0}
         assert {f.learner for f in results.rows(Figure, 1)} == {"model"}
+    path = run(model, benchmark_of(coloured_photos, max_train_images=9), few_shot=False)
+    with Results(path) as results:
+        assert json.loads(results.runs()[2].splits)["train"]["used"] == 9
+
+
+def test_unseen_species_that_training_has_are_counted_and_said(run, model, coloured_photos, benchmark_of, quiet):
+    run(model, benchmark_of(coloured_photos, splits={"unseen": "test"}))
+    assert "split test: 3 of its 3 unseen species are in train" in printed(quiet)
+
+
+def test_few_shot_at_a_rank_that_zero_shot_leaves_out(run, model, coloured_photos, benchmark_of):
+    with Results(run(model, benchmark_of(coloured_photos, ranks=("class",)))) as results:
+        assert {f.rank for f in results.rows(Figure, 1) if f.protocol == "few_shot"} == {"species", "kingdom"}
+
+
+def test_a_photo_that_only_one_reader_accepts_is_left_out_of_both(run, model, coloured_photos, benchmark_of):
+    preprocess, refused = model.preprocess, (coloured_photos / "test_0_0.png").read_bytes()
+
+    def picky(image):
+        if image == refused:
+            raise ImageError("corrupt")
+        return preprocess(image)
+
+    model.preprocess = picky
+    with Results(run(model, benchmark_of(coloured_photos))) as results:
+        test = json.loads(results.runs()[1].splits)["test"]
+    assert test["used"] == 11
+    assert sum(test["unreadable"].values()) >= 1
+
+
+def test_names_that_are_no_text_are_written_all_the_same(run, model, coloured_photos, benchmark_of):
+    model.name = "colours\udcff"
+    with Results(run(model, benchmark_of(coloured_photos, description="\udc80"))) as results:
+        assert results.runs()[1].model == "colours\N{REPLACEMENT CHARACTER}"
+
+
+def test_a_cache_that_cannot_be_written_stops_nothing(run, model, coloured_directory, benchmark_of, tmp_path, quiet):
+    (tmp_path / "features").write_text("in the way")
+    run(model, benchmark_of(coloured_directory))
+    assert "cannot be kept" in printed(quiet)
+
+
+def test_temporaries_of_killed_runs_are_removed(tmp_path):
+    for name, age in (("old", 7200), ("new", 0)):
+        path = tmp_path / f".{name}.npz.1"
+        path.write_bytes(b"")
+        os.utime(path, (time.time() - age,) * 2)
+    ArrayCache(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == [".new.npz.1"]
 
 
 def test_species_embeddings_are_unit_vectors_with_names(run, model, coloured_photos, benchmark_of):
@@ -192,3 +263,19 @@ def test_species_embeddings_are_unit_vectors_with_names(run, model, coloured_pho
 def test_an_unknown_way_of_making_candidates_is_named():
     with pytest.raises(UsageError, match="'average' is not one of sum, prototype, prefix"):
         Settings(method="average")
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ({"seed": -1}, "seed -1"),
+        ({"text_types": ()}, "text types: nothing is not among"),
+        ({"text_types": ("taxn",)}, "text types: 'taxn' is not among"),
+        ({"rank_text_types": ("x",)}, "rank text types: 'x'"),
+        ({"templates": ()}, "templates"),
+        ({"resamples": 1}, "resamples 1"),
+    ],
+)
+def test_settings_that_cannot_be_are_named(setting, message):
+    with pytest.raises(UsageError, match=message):
+        Settings(**setting)

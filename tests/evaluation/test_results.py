@@ -49,6 +49,28 @@ def test_an_interrupted_run_leaves_the_earlier_one_untouched(tmp_path):
         assert [p.predicted for p in results.rows(Prediction, kept)] == ["b"]
 
 
+def test_a_full_disk_is_one_clear_line_and_keeps_earlier_runs(tmp_path):
+    path = tmp_path / "results.sqlite"
+    with Results(path, create=True) as results:
+        kept = results.add(measurement("a"))
+        results._database.execute("PRAGMA max_page_count = 1")  # as little as the file has
+        large = [Thumbnail("{}", str(number), bytes(5000)) for number in range(200)]
+        with pytest.raises(UserError, match="full; make room") as error:
+            results.add(measurement("b", thumbnails=large))
+        assert "\n" not in str(error.value)
+    with Results(path) as results:
+        assert list(results.runs()) == [kept]
+    assert [file.name for file in tmp_path.iterdir()] == ["results.sqlite"]
+
+
+def test_reading_changes_nothing(tmp_path):
+    path = tmp_path / "results.sqlite"
+    with Results(path, create=True) as results:
+        results.add(measurement("a"))
+    with Results(path) as results, pytest.raises(UserError, match="readonly"):
+        results.add(measurement("b"))
+
+
 def test_a_file_that_is_no_results_database_is_refused_and_left_alone(tmp_path):
     garbage = tmp_path / "garbage.sqlite"
     garbage.write_bytes(b"no database at all, but long enough to look like one" * 20)
@@ -86,11 +108,11 @@ def test_a_newer_version_and_a_missing_file_are_named(tmp_path):
 
 
 def test_two_models_are_compared_on_the_photos_that_both_answered():
-    truth = ["a", "b", "c", "d"] * 25
+    truth = [chr(ord("a") + number) for number in range(20)] * 5
     right = [Prediction("model", "seen", "species", str(i), t, t, 1.0) for i, t in enumerate(truth)]
     wrong = [replace(p, predicted="a") for p in right]
     found = compare(right, [*wrong[:80], replace(wrong[90], true="changed")], "seen")["species"]
-    assert found.value == pytest.approx(0.75)
+    assert found.value == pytest.approx(0.95)
     assert found.low > 0.6
     assert found.p_value < 0.01
     assert compare(right, [], "seen") == {}

@@ -22,15 +22,20 @@ def golden():
         return dict(file), json.loads((GOLDENS / "zero_shot.json").read_text())
 
 
+def accuracy_within(top, labels):
+    hits = top == labels[:, None]
+    return {f"top{k}": float(hits[:, :k].any(axis=1).mean()) for k in sorted({min(k, top.shape[1]) for k in (1, 3, 5)})}
+
+
 def test_class_weights_logits_and_top_five_equal_the_reference(golden):
     arrays, expected = golden
     scale = float(np.exp(arrays["log_logit_scale"]))
     weights = np.asarray(ensemble(arrays["text_features"]))
     np.testing.assert_allclose(weights.T, arrays["class_weights"], atol=1e-6, rtol=0)
     np.testing.assert_allclose(logits(arrays["image_features"], weights, scale), arrays["logits"], atol=1e-4, rtol=0)
-    top = zero_shot.top_k(arrays["image_features"], weights, scale, 5)
+    top = zero_shot.top_k(arrays["image_features"], weights, scale, 5).top
     np.testing.assert_array_equal(top, arrays["top5"])
-    accuracy = zero_shot.top_k_accuracy(top, arrays["labels"])
+    accuracy = accuracy_within(top, arrays["labels"])
     assert {f"val-unseen-{name}": value for name, value in accuracy.items()} == expected["accuracy"]
 
 
@@ -38,8 +43,8 @@ def test_k_is_capped_by_the_number_of_classes(golden):
     arrays, expected = golden
     rows = arrays["labels"] < 4
     weights = np.asarray(ensemble(arrays["text_features"][:4]))
-    top = zero_shot.top_k(arrays["image_features"][rows], weights, 1.0, 5)
-    accuracy = zero_shot.top_k_accuracy(top, arrays["labels"][rows])
+    top = zero_shot.top_k(arrays["image_features"][rows], weights, 1.0, 5, width=9).top
+    accuracy = accuracy_within(top, arrays["labels"][rows])
     assert {f"val-unseen-{name}": value for name, value in accuracy.items()} == expected["accuracy_first_four_classes"]
 
 
@@ -52,10 +57,12 @@ def test_templates_are_those_of_the_golden(golden):
 def test_batches_do_not_show(golden, monkeypatch):
     arrays, _ = golden
     weights = arrays["class_weights"].T.copy()
-    whole = zero_shot.class_probabilities(arrays["image_features"], weights, 10.0)
+    whole = zero_shot.top_k(arrays["image_features"], weights, 10.0, 5)
     monkeypatch.setattr(zero_shot, "BATCH", 50)
-    np.testing.assert_allclose(zero_shot.class_probabilities(arrays["image_features"], weights, 10.0), whole, atol=1e-6)
-    assert zero_shot.class_probabilities(arrays["image_features"][:0], weights, 10.0).shape == (0, len(weights))
+    parts = zero_shot.top_k(arrays["image_features"], weights, 10.0, 5, width=len(weights) + 3)
+    np.testing.assert_array_equal(parts.top, whole.top)
+    np.testing.assert_allclose(parts.log_probability, whole.log_probability, atol=1e-5)
+    assert zero_shot.top_k(arrays["image_features"][:0], weights, 10.0, 5).top.shape == (0, 5)
 
 
 def test_probability_of_a_genus_is_the_sum_over_its_species():
@@ -63,7 +70,21 @@ def test_probability_of_a_genus_is_the_sum_over_its_species():
     features = np.eye(3, 4, dtype=np.float32)
     head = TaxonHead(taxa, features, logit_scale=2.0)
     images = np.array([[1, 0, 0, 0], [0, 0, 1, 0]], np.float32)
-    species = head.probabilities(images)
-    (genus,) = zero_shot.summed_probabilities(images, head, [head.groups("genus")])
-    np.testing.assert_allclose(genus[:, 0], species[:, 0] + species[:, 1], rtol=1e-6)
-    np.testing.assert_allclose(genus.sum(axis=1), 1, rtol=1e-6)
+    species = np.exp(head.log_probabilities(images))
+    (genus,) = zero_shot.summed_top_k(images, head, [head.groups("genus")], 5)
+    assert genus.top.tolist() == [[0, 1], [1, 0]]
+    summed = np.array([species[0, 0] + species[0, 1], species[1, 2]])
+    np.testing.assert_allclose(np.exp(genus.log_probability), summed, rtol=1e-6)
+
+
+def test_ranking_goes_on_where_probabilities_underflow():
+    taxa = tuple(Taxon("A", "B", "C", "D", "E", genus, "x") for genus in ("Ga", "Gb", "Gc", "Gd"))
+    features = np.array([[1, 0], [0, 1], [0.2, 0.98], [0.4, 0.917]], np.float32)
+    images = np.array([[1, 0]], np.float32)
+    head = TaxonHead(taxa, features, logit_scale=1000.0)
+    assert np.exp(head.log_probabilities(images))[0, 1:].tolist() == [0, 0, 0]
+    for ranking in (
+        zero_shot.top_k(images, features, 1000.0, 4),
+        zero_shot.summed_top_k(images, head, [head.groups("genus")], 4)[0],
+    ):
+        assert ranking.top.tolist() == [[0, 3, 2, 1]]

@@ -132,6 +132,12 @@ def test_16_bit_and_animated_images_are_stored_as_one_8_bit_picture(photo):
         assert (stored.format, stored.mode, getattr(stored, "n_frames", 1)) == ("PNG", "RGB", 1)
 
 
+def test_a_photo_with_odd_metadata_that_only_one_reader_accepts_is_stored_as_its_pixels(photo):
+    data = photo()
+    odd = data[:2] + b"\xff\xe2\x00\x0eICC_PROFILE\0" + data[2:]
+    np.testing.assert_array_equal(decode(storable_image(odd)), decode(odd))
+
+
 def test_image_size_shrinks_the_shorter_side_and_never_enlarges(photo):
     shrunk = Image.open(io.BytesIO(storable_image(photo(0, size=(120, 80)), image_size=32)))
     assert (shrunk.size, shrunk.format) == ((48, 32), "JPEG")
@@ -202,6 +208,13 @@ def test_another_source_does_not_go_into_the_same_directory_unless_told_to_overw
     with pytest.raises(UsageError, match="another source"):
         run(other)
     assert run(other, overwrite=True).manifest.records("train") == 5
+
+
+def test_overwrite_keeps_the_old_dataset_where_the_new_source_does_not_work(run, tmp_path, list_source, record):
+    run({"train": list_source([record(0)])})
+    with pytest.raises(UserError):
+        run({"train": list_source([ValueError("no such photo")])}, overwrite=True)
+    assert open_directory(tmp_path / "out")["train"][0]["key"] == "photo 0"
 
 
 def test_an_unfinished_build_of_another_source_is_refused(run, list_source, record):

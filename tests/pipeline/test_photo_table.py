@@ -265,6 +265,16 @@ def test_tables_that_cannot_be_read_are_one_line(tmp_path):
         open_table(tmp_path)
 
 
+def test_lines_with_another_number_of_cells_are_rejected_and_the_build_goes_on(tmp_path, photo):
+    (tmp_path / "a.jpg").write_bytes(photo())
+    (tmp_path / "table.csv").write_text("filepath,class\na.jpg,Aves\nb.jpg,Aves, birds\nc.jpg\n")
+    quiet = Console(file=io.StringIO())
+    report = build(open_table(tmp_path / "table.csv"), tmp_path / "out", name="photos", console=quiet)
+    assert report.manifest.records("train") == 1
+    assert report.rejected == {("train", "wrong number of columns"): 2}
+    assert "b.jpg,Aves, birds" in (tmp_path / "out" / "rejected.csv").read_text()
+
+
 def test_a_table_of_photos_is_built_into_a_dataset(tmp_path, photos):
     with (photos / "metadata.csv").open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))

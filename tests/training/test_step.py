@@ -69,6 +69,20 @@ def test_any_mesh_gives_the_same_figures_and_weights(shape, one_device):
         assert np.linalg.norm(a - b) <= 1e-5 * np.linalg.norm(b) + 1e-8
 
 
+@pytest.mark.parametrize("shape", [(4, 1), (2, 2)])
+def test_any_mesh_gives_the_same_step_in_float64(shape):
+    config = dataclasses.replace(CONFIG, dtype="float64")
+    with jax.enable_x64(True):
+        (state, figures, _), (expected, expected_figures, _) = (run(s, 2, config) for s in (shape, (1, 1)))
+        for ours, theirs in zip(figures, expected_figures, strict=True):
+            for name, value in theirs.items():
+                np.testing.assert_allclose(ours[name], value, rtol=1e-10, err_msg=name)
+        moments = [jax.device_get(s.optimizer_state[0].mu) for s in (state, expected)]
+        for a, b in zip(*map(jax.tree.leaves, moments), strict=True):
+            assert a.dtype == np.float64
+            assert np.linalg.norm(a - b) <= 1e-10 * np.linalg.norm(b) + 1e-14
+
+
 def test_parameters_and_moments_are_split_over_fsdp():
     program = make_program(CONFIG, mesh_of((1, 4)))
     state = program.init()

@@ -1,4 +1,4 @@
-"""The sections on zero-shot and few-shot accuracy: what a run reached, beside chance and the baseline."""
+"""The section on zero-shot accuracy: what a run reached, beside chance and the baseline."""
 
 from __future__ import annotations
 
@@ -6,14 +6,15 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from bioclip_jax.evaluation.methods import METHODS, percent
 from bioclip_jax.evaluation.report.charts import Mark, RankColumn, rank_chart
 from bioclip_jax.evaluation.report.markup import Child, Markup, details, figure, tag
 from bioclip_jax.evaluation.rows import Difference, Figure, Run
-from bioclip_jax.evaluation.zero_shot import METHODS
 from bioclip_jax.text.taxonomy import RANKS
 
 TITLES = {"seen": "Seen species", "unseen": "Unseen species"}
-METRIC_NAMES = {"balanced_accuracy": "Balanced accuracy", "micro_accuracy": "Micro accuracy", "top5_accuracy": "Top-5"}
+METRIC_NAMES = {"balanced_accuracy": "Balanced accuracy", "micro_accuracy": "Micro accuracy"}
+WITHIN = {"top-1": "micro_accuracy", "top-3": "top3_accuracy", "top-5": "top5_accuracy"}
 METHOD_NAMES = {
     "sum": "sum of the species' probabilities",
     "prototype": "mean of the species' text features",
@@ -54,11 +55,6 @@ class Measured:
             if (d.protocol, d.variant, d.split, d.rank, d.metric) == wanted:
                 return d
         return None
-
-
-def percent(value: float) -> str:
-    """A share in per cent, one decimal."""
-    return f"{100 * value:.1f}"
 
 
 def span(low: float, high: float) -> str:
@@ -118,14 +114,17 @@ def accuracy_section(measured: Measured) -> Markup:
     """Zero-shot accuracy by rank: plot, table, and what is folded below."""
     splits = measured.splits()
     has_baseline = any(f.learner == "baseline" and f.protocol == "zero_shot" for f in measured.figures)
+    train = json.loads(measured.run.settings)["train_split"]
     key = [tag("span", measured.run.model, class_="model")]
     if has_baseline:
-        key.append(tag("span", "logistic regression on colour histogram and thumbnail", class_="baseline"))
+        used = json.loads(measured.run.splits)[train]["used"]
+        baseline = f"logistic regression on colour histogram and thumbnail, learnt from {used:,} training photos"
+        key.append(tag("span", baseline, class_="baseline"))
     key.append(tag("span", "chance: 1 / number of taxa", class_="chance"))
     caption = (
-        "Zero-shot balanced accuracy (mean of the taxa's recalls) at each rank, with 95 % bootstrap intervals. "
-        "Candidates are "
-        f"the taxa that occur in the split; those above species come about by the {METHOD_NAMES[measured.method]}. "
+        "Zero-shot balanced accuracy (mean of the taxa's recalls) at each rank, with 95 % bootstrap intervals over "
+        "species. Candidates are the taxa that occur in the split; "
+        f"those above species come about by the {METHOD_NAMES[measured.method]}. "
         "The number of taxa differs between ranks and splits, and chance with it."
     )
     charts = [rank_chart(f"{title_of(split)}", _columns(measured, split)) for split in splits]
@@ -141,7 +140,7 @@ def accuracy_section(measured: Measured) -> Markup:
             _rank_table(measured, splits, "micro_accuracy", has_baseline),
             tag("p", "Always answering the largest taxon gives the accuracy in the column majority.", class_="meta"),
         ),
-        details("Ways of making candidates, and top-5", ways),
+        details("Ways of making candidates, and the first 1, 3 and 5 answers", ways),
     )
 
 
@@ -202,8 +201,8 @@ def _rank_table(measured: Measured, splits: Sequence[str], metric: str, has_base
 
 
 def _ways_table(measured: Measured, splits: Sequence[str]) -> Markup:
-    """Balanced accuracy of every way of making candidates, and top-5 of the main one."""
-    names = [*METHODS, "top-5"]
+    """Balanced accuracy of every way of making candidates, and top-1, top-3 and top-5 of the main one."""
+    names = [*METHODS, *WITHIN]
     groups = [tag("th", title_of(split), colspan=len(names), class_="group first") for split in splits]
     heads = [
         tag("th", name, class_="first" if not number else None) for _ in splits for number, name in enumerate(names)
@@ -216,74 +215,12 @@ def _ways_table(measured: Measured, splits: Sequence[str]) -> Markup:
         cells = []
         for number, split in enumerate(splits):
             cells += [figure_cell(f) for f in found[number * len(METHODS) : (number + 1) * len(METHODS)]]
-            cells.append(figure_cell(measured.zero_shot(split, rank, "top5_accuracy")))
+            cells += [figure_cell(measured.zero_shot(split, rank, metric)) for metric in WITHIN.values()]
         rows.append(tag("tr", tag("td", rank, class_="text"), cells))
     head = tag("thead", tag("tr", tag("th"), groups), tag("tr", tag("th", class_="text"), heads))
     meaning = "; ".join(f"{way}: {METHOD_NAMES[way]}" for way in METHODS)
-    note = f"Balanced accuracy in %. {meaning}. top-5: share of photos whose taxon is among the five best."
+    note = (
+        f"Balanced accuracy in %. {meaning}. "
+        "top-k: share of photos whose taxon is among the k best; not shown where there are no more than k taxa."
+    )
     return Markup(tag("div", tag("table", head, tag("tbody", rows)), class_="table") + tag("p", note, class_="meta"))
-
-
-def few_shot_section(measured: Measured) -> Markup | None:
-    """SimpleShot: one row for each task, rank and number of shots."""
-    rows = []
-    for f in measured.figures:
-        if (f.protocol, f.learner, f.metric) != ("few_shot", "model", "micro_accuracy"):
-            continue
-        place = (f.variant, f.split, f.rank, f.metric)
-        baseline = next(
-            (
-                b
-                for b in measured.figures
-                if b.protocol == "few_shot"
-                and b.learner == "baseline"
-                and (b.variant, b.split, b.rank, b.metric) == place
-            ),
-            None,
-        )
-        rows.append(
-            tag(
-                "tr",
-                tag("td", title_of(f.split), class_="text"),
-                tag("td", f.rank, class_="text"),
-                tag("td", f.variant.removesuffix("-shot")),
-                tag("td", f"{f.samples:,}"),
-                tag("td", f"{f.classes:,}"),
-                tag("td", f"{f.left_out:,}"),
-                tag("td", percent(f.chance)),
-                figure_cell(baseline),
-                figure_cell(f, "model"),
-                tag("td", percent(f.spread or 0.0)),
-                difference_cell(measured.difference(f)),
-            )
-        )
-    if not rows:
-        return None
-    texts = [tag("th", name, class_="text") for name in ("species", "rank")]
-    names = (
-        "shots",
-        "photos asked",
-        "taxa",
-        "taxa left out",
-        "chance",
-        "baseline",
-        "model",
-        "SD of folds",
-        "difference",
-    )
-    head = tag("thead", tag("tr", texts, [tag("th", name) for name in names]))
-    settings = json.loads(measured.run.settings)
-    tasks = [
-        f"{title_of(name)}: supports and questions from {support}."
-        if support == query
-        else f"{title_of(name)}: supports from {support}, questions from {query}."
-        for name, (support, query) in settings["few_shot_tasks"].items()
-    ]
-    caption = (
-        "Few-shot accuracy in % by SimpleShot: features are centred by the support's mean and normalised, the "
-        f"nearest mean wins. {' '.join(tasks)} Mean of {settings['folds']} folds, with 95 % bootstrap intervals over "
-        "photos, and the standard deviation of the folds. Taxa with too few photos are left out. The baseline is the "
-        "same procedure on colour histogram and thumbnail, with the same folds."
-    )
-    table = tag("div", tag("table", head, tag("tbody", rows)), class_="table")
-    return tag("section", tag("h2", "Few-shot accuracy"), figure(caption, table))

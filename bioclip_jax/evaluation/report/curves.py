@@ -62,9 +62,8 @@ def curves_section(path: Path) -> Markup | None:
         if key in found
     ]
     caption = (
-        f"Training, {last:,} steps. Pale: every step that was noted; dark: running mean over a fortieth of them. Axes "
-        "leave out "
-        "the outermost half per cent of the values."
+        f"Training, {last:,} steps. Pale: every step that was noted; dark: running mean over a fortieth of them. "
+        "Axes leave out the outermost half per cent of the values."
     )
     if damaged:
         caption += f" {damaged} line{'s' if damaged > 1 else ''} of the log could not be read."

@@ -40,8 +40,8 @@ def models_section(results: Results, number: int) -> Markup | None:
         head = tag("thead", tag("tr", tag("th", title_of(split), class_="text"), [tag("th", rank) for rank in RANKS]))
         parts.append(tag("div", tag("table", head, tag("tbody", rows)), class_="table"))
     caption = (
-        "Zero-shot balanced accuracy in % of other runs on the same data. Differences are of the newest run less the "
-        "other, by paired "
-        "bootstrap over the photos that both answered."
+        "Zero-shot balanced accuracy in % of other runs on the same data. "
+        "Differences are of the newest run less the other, by paired bootstrap over the species of the photos that "
+        "both answered."
     )
     return tag("section", tag("h2", "Other models on the same photos"), figure(caption, parts))

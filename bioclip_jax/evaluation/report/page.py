@@ -8,8 +8,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from bioclip_jax.errors import UsageError, UserError
-from bioclip_jax.evaluation.report.accuracy import Measured, accuracy_section, few_shot_section, headline
+from bioclip_jax.evaluation.report.accuracy import Measured, accuracy_section, headline
 from bioclip_jax.evaluation.report.curves import curves_section
+from bioclip_jax.evaluation.report.few_shots import few_shot_section
 from bioclip_jax.evaluation.report.markup import Markup, tag
 from bioclip_jax.evaluation.report.models import models_section
 from bioclip_jax.evaluation.report.pictures import failures_section, map_section, neighbours_section
@@ -34,8 +35,7 @@ def write_report(results: Path, out: Path) -> Path:
 
     Args:
         results: a results database, or a directory that holds `results.sqlite`, `metrics.jsonl` or both. Of every
-        benchmark the
-            newest run is shown in full, other models beside it in a table.
+            benchmark the newest run is shown in full, other models beside it in a table.
         out: the file to write; it is replaced as a whole.
 
     Returns:
@@ -140,18 +140,19 @@ def _method_section(run: Run) -> Markup:
     settings, versions = json.loads(run.settings), json.loads(run.versions)
     templates = settings["templates"]
     prompts = f"{', '.join(settings['text_types'])}; templates: {len(templates)}, first {templates[0]!r}"
+    splits = json.loads(run.splits)
+    train = splits.get(settings["train_split"] or "", {"used": 0})
     rows = {
         "command": tag("code", run.command),
         "text of a species": prompts,
         "text of a rank's name": ", ".join(settings["rank_text_types"]),
-        "intervals": f"95 % percentile bootstrap over photos, {settings['resamples']:,} resamples, seed "
-        f"{settings['seed']}; "
+        "intervals": f"95 % percentile bootstrap, {settings['resamples']:,} resamples, seed {settings['seed']}; "
+        "species are drawn, each with all its photos (a photo of unknown species stands for itself); "
         "balanced accuracy is a mean weighted by 1 / size of the class, divided by the weight drawn",
-        "differences": "paired: model and baseline on the same resamples; p is two-sided and never below 2 / "
-        "(resamples + 1)",
+        "differences": "paired: both learners on the same resamples; p is two-sided and at least 2 / (resamples + 1)",
         "baseline": "multinomial logistic regression (C = 0.03) on a 6 x 6 x 6 RGB histogram and an 8 x 8 thumbnail, "
-        "fitted to the "
-        "training split at each rank; for balanced accuracy its logits are corrected by the class shares",
+        f"fitted at each rank to the {train['used']:,} training photos (those with a name there); "
+        "for balanced accuracy its logits are corrected by the class shares",
         "weights": tag("code", run.weights),
         "data": f"{run.dataset} (hash {run.dataset_hash[:12]})",
         "licence": run.license,
@@ -172,11 +173,12 @@ def _method_section(run: Run) -> Markup:
 
 
 def _splits_table(run: Run) -> Markup:
-    names = ("records", "photos used", "species", "could not be used")
+    names = ("records", "photos used", "species", "of them in training", "could not be used")
     rows = []
     for name, split in json.loads(run.splits).items():
         reasons = ", ".join(f"{count:,} {reason}" for reason, count in split["unreadable"].items())
-        counts = [tag("td", f"{split[key]:,}") for key in ("records", "used", "species")]
+        numbers = [split[key] for key in ("records", "used", "species", "in_train")]
+        counts = [tag("td", "\N{EN DASH}" if number is None else f"{number:,}") for number in numbers]
         rows.append(tag("tr", tag("td", name, class_="text"), counts, tag("td", reasons or "0", class_="wide")))
     head = tag("thead", tag("tr", tag("th", "split", class_="text"), [tag("th", name) for name in names]))
     return tag("div", tag("table", head, tag("tbody", rows)), class_="table")

@@ -14,6 +14,7 @@ from bioclip_jax.evaluation.report.charts import OTHERS, PALETTE, Point, point_m
 from bioclip_jax.evaluation.report.markup import Child, Markup, figure, tag
 from bioclip_jax.evaluation.report.projection import project
 from bioclip_jax.evaluation.rows import GalleryItem, Species
+from bioclip_jax.heads import species_name
 from bioclip_jax.text.taxonomy import RANKS, Taxon
 
 FEWEST_FOR_A_COLOUR = 3
@@ -25,13 +26,9 @@ def read_taxon(document: str) -> Taxon:
     return Taxon(**json.loads(document))
 
 
-def species_name(taxon: Taxon) -> str:
+def name_of(taxon: Taxon) -> str:
     """Genus and epithet, else the most specific name known."""
-    if taxon.species:
-        return (
-            taxon.species if taxon.species.startswith(f"{taxon.genus} ") else f"{taxon.genus} {taxon.species}".strip()
-        )
-    return next((name for name in reversed(taxon.ranks) if name), "unnamed")
+    return species_name(taxon) or next((name for name in reversed(taxon.ranks) if name), "unnamed")
 
 
 def map_section(species: Sequence[Species]) -> Markup | None:
@@ -50,7 +47,7 @@ def map_section(species: Sequence[Species]) -> Markup | None:
         common = f" ({taxon.common_name})" if taxon.common_name else ""
         place = ", ".join(name for name in (taxon.class_, taxon.order, taxon.family) if name)
         plural = "" if row.images == 1 else "s"
-        hover = f"{species_name(taxon)}{common}\n{place}\n{title_of(row.split).lower()}, {row.images} photo{plural}"
+        hover = f"{name_of(taxon)}{common}\n{place}\n{title_of(row.split).lower()}, {row.images} photo{plural}"
         number = group.get(taxon.class_ or "class unknown", len(named))
         points.append(Point(float(x), 1 - float(y), number, row.split == "unseen", hover))
     entries = [_legend_entry(name, colours[number], counts[name], number) for name, number in group.items()]
@@ -66,9 +63,8 @@ def map_section(species: Sequence[Species]) -> Markup | None:
     )
     caption = (
         f"Where {len(species):,} species lie: each point is the mean of a species' image features ({method}), "
-        "coloured by class. "
-        "Neighbourhoods mean something, distances between far groups do not. Point at a dot for its name, at a class "
-        "to single it out."
+        "coloured by class. Neighbourhoods mean something, distances between far groups do not. "
+        "Point at a dot for its name, at a class to single it out."
     )
     chart = tag("div", point_map(points, colours, "map of species"), tag("ul", entries, class_="legend"), class_="map")
     return tag("section", tag("h2", "The map of species"), tag("style", Markup(highlight)), figure(caption, chart))
@@ -90,8 +86,8 @@ def _photo(
         picture = tag("div", class_="blank", title=hover)
     else:
         source = "data:image/jpeg;base64," + base64.b64encode(jpeg).decode()
-        picture = tag("img", src=source, alt=species_name(taxon), title=hover, class_=kind, loading="lazy")
-    parts: list[Child] = [picture, tag("div", species_name(taxon), class_="name")]
+        picture = tag("img", src=source, alt=name_of(taxon), title=hover, class_=kind, loading="lazy")
+    parts: list[Child] = [picture, tag("div", name_of(taxon), class_="name")]
     if taxon.common_name:
         parts.append(tag("div", taxon.common_name, class_="common"))
     if verdict:
@@ -149,11 +145,10 @@ def neighbours_section(items: Sequence[GalleryItem], thumbnails: Thumbnails) -> 
         cells += [tag("div")] * (6 - len(found[:6]))
     caption = (
         "Photos drawn at random from the measured splits (at most one of a class while classes last) and, of all "
-        "photos of the "
-        "benchmark, the six with the largest cosine similarity (the number). Named is the most specific rank that "
-        "both share. Green: "
-        "the same species; yellow: the same genus or family; red: further away. A species with a single photo has no "
-        "green one."
+        "photos that the model saw here, the six with the largest cosine similarity (the number). "
+        "Named is the most specific rank that both share. "
+        "Green: the same species; yellow: the same genus or family; red: further away. "
+        "A species with a single photo has no green one."
     )
     gallery = figure(caption, tag("div", cells, class_="gallery"))
     return tag("section", tag("h2", "Nearest neighbours"), gallery)
@@ -171,10 +166,9 @@ def failures_section(items: Sequence[GalleryItem], thumbnails: Thumbnails) -> Ma
         parts.append(tag("h3", f"Photos of the split {split}"))
         parts.append(tag("div", cards, class_="failures"))
     caption = (
-        "The wrong species that the model was surest of, at most two of one class. Left the photo with its true "
-        "species, right the "
-        "most similar photo of the species that was said. The bar runs from kingdom to species: green where the "
-        "answer is right."
+        "The wrong species that the model was surest of, at most two of one class. "
+        "Left the photo with its true species, right the most similar photo of the species that was said. "
+        "The bar runs from kingdom to species: green where the answer is right."
     )
     return tag("section", tag("h2", "The most confident mistakes"), figure(caption, parts))
 

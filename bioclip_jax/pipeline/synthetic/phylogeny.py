@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from bioclip_jax.pipeline.synthetic.counter import Draws
+from bioclip_jax.text.taxonomy import RANKS
 
-RANKS = ("kingdom", "phylum", "class", "order", "family", "genus", "species")
 _HEIGHTS = ((0.90, 0.96), (0.74, 0.84), (0.58, 0.68), (0.40, 0.52), (0.24, 0.34), (0.08, 0.18), (0.0, 0.0))
 """Range of node heights by rank."""
 _ATTRACTION = {"order": 0.2, "family": 0.4, "genus": 0.7, "species": 0.8}

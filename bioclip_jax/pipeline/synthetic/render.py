@@ -1,4 +1,4 @@
-"""From a figure and an individual's pose, light and surroundings to an encoded picture.
+"""From a figure and an individual's placement, light and surroundings to an encoded picture.
 
 The figure is drawn at twice the size without anti-aliasing and averaged down, shaded as a solid body lit from one
 side, laid over its habitat with a shadow, and the whole is then exposed: brightness, contrast and colour cast.
@@ -23,7 +23,7 @@ _TEXTURE_DEPTHS = (0.04, 0.14, 0.22, 0.22)  # smooth, fine, coarse, hairy
 
 
 @dataclass(frozen=True)
-class Pose:
+class Placement:
     """Where and how the individual stands: `x`, `y` its middle as a share of the picture, `scale` half its longest
     side as a share of the picture, `rotation` in degrees, `mirrored` when it faces left, `squash` (foreshortening of
     its length), `bend` (curvature of its axis).
@@ -51,13 +51,13 @@ class Light:
 
 
 def render(
-    figure: Figure, view: str, habitat: int, pose: Pose, light: Light, texture: int, u: np.ndarray, size: int
+    figure: Figure, view: str, habitat: int, placement: Placement, light: Light, texture: int, u: np.ndarray, size: int
 ) -> bytes:
     """JPEG of size x size pixels. `view` as in BodyPlan, `texture` the grain of the skin, `u` [64] uniforms for the
     surroundings.
     """
-    background = paint_background(habitat, view, pose.y + 0.7 * pose.scale, u[:48], size)
-    layer = _draw(figure, pose, size)
+    background = paint_background(habitat, view, placement.y + 0.7 * placement.scale, u[:48], size)
+    layer = _draw(figure, placement, size)
     body = cv2.cvtColor(layer, cv2.COLOR_RGBA2RGB)
     cover = cv2.extractChannel(layer, 3)
     lift, shadow = _relief(cover, view, light.direction, size)
@@ -74,20 +74,20 @@ def render(
     return simplejpeg.encode_jpeg(image, quality=JPEG_QUALITY, colorspace="RGB", colorsubsampling="420")
 
 
-def _draw(figure: Figure, pose: Pose, size: int) -> np.ndarray:
+def _draw(figure: Figure, placement: Placement, size: int) -> np.ndarray:
     """The figure alone, premultiplied RGBA uint8 [size, size, 4]."""
     wide = 2 * size
     layer = np.zeros((wide, wide, 4), np.uint8)
     points = figure.points
-    x, y = points[:, 0] * pose.squash, points[:, 1] + pose.bend * (points[:, 0] ** 2 - 0.3)
-    if pose.mirrored:
+    x, y = points[:, 0] * placement.squash, points[:, 1] + placement.bend * (points[:, 0] ** 2 - 0.3)
+    if placement.mirrored:
         x = -x
-    angle = math.radians(pose.rotation)
-    step = 16.0 * wide * pose.scale
+    angle = math.radians(placement.rotation)
+    step = 16.0 * wide * placement.scale
     c, s = step * math.cos(angle), step * math.sin(angle)
     placed = np.empty((len(x), 2), np.float32)
-    placed[:, 0] = c * x - s * y + 16.0 * wide * pose.x
-    placed[:, 1] = s * x + c * y + 16.0 * wide * pose.y
+    placed[:, 0] = c * x - s * y + 16.0 * wide * placement.x
+    placed[:, 1] = s * x + c * y + 16.0 * wide * placement.y
     pixels = np.rint(placed).astype(np.int32)
     for colour, slices in figure.fills:
         cv2.fillPoly(layer, [pixels[start:stop] for start, stop in slices], colour, cv2.LINE_8, 4)

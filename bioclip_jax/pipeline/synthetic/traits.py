@@ -1,7 +1,7 @@
 """Traits evolving along the tree: Brownian motion for what is continuous, Markov jumps for what is discrete.
 
 Where in the tree a trait changes most differs: proportions between orders and families, pattern between genera,
-colours between species. Habitat jumps like a discrete trait and pulls two continuous ones along, with known strength.
+colours between species. Habitat jumps like a discrete trait and shifts two continuous ones by known amounts.
 """
 
 from __future__ import annotations
@@ -11,7 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from bioclip_jax.pipeline.synthetic.counter import Draws
-from bioclip_jax.pipeline.synthetic.phylogeny import RANKS, Tree
+from bioclip_jax.pipeline.synthetic.phylogeny import Tree
+from bioclip_jax.text.taxonomy import RANKS
 
 # Share of a continuous trait's variance that arises on the branches above the nodes of each rank, kingdom first.
 _PROPORTION = (0.0, 0.0, 0.10, 0.38, 0.30, 0.15, 0.07)
@@ -59,12 +60,17 @@ DISCRETE: dict[str, tuple[int, tuple[float, ...]]] = {
 
 HABITATS = ("forest", "meadow", "freshwater", "reef", "desert", "snow", "leaf_litter", "rock", "canopy", "marsh")
 _HABITAT_JUMPS = (1, 1, 1, 0.30, 0.30, 0.20, 0.10)
-_HABITAT_LIGHTNESS = np.array([-1.2, -0.1, -0.2, 0.4, 1.1, 1.9, -1.3, -0.5, 0.5, -0.6])
-_HABITAT_SIZE = np.array([0.2, -0.4, 0.1, 0.6, -1.5, 1.8, -1.3, 0.1, -0.6, 1.0])
-LIGHTNESS_CORRELATION = 0.5
-"""Correlation of `lightness` with the habitat's own (camouflage); the rest of the trait is Brownian."""
-SIZE_CORRELATION = 0.3
-"""Correlation of `size` with the habitat's own (cold and wet places have larger species)."""
+HABITAT_OPTIMA = {
+    "lightness": np.array([-1.2, -0.1, -0.2, 0.4, 1.1, 1.9, -1.3, -0.5, 0.5, -0.6]),
+    "size": np.array([0.2, -0.4, 0.1, 0.6, -1.5, 1.8, -1.3, 0.1, -0.6, 1.0]),
+}
+"""What each habitat favours, float64 [habitats]: `lightness` is camouflage; cold and wet places have larger species."""
+HABITAT_SLOPES = {"lightness": 0.5, "size": 0.3}
+"""How far a trait follows the optimum: value = sqrt(1 - slope**2) * Brownian motion + slope * optimum of the habitat.
+
+A slope given the Brownian part, not a correlation: that also depends on how the habitats of a world happen to lie on
+its tree.
+"""
 
 
 @dataclass(frozen=True)
@@ -85,12 +91,8 @@ def evolve(tree: Tree, habitat_weights: np.ndarray, seed: int) -> Traits:
     discrete = {name: _markov(tree, states, jumps, draws) for name, (states, jumps) in DISCRETE.items()}
     _tell_sisters_apart(tree, discrete, draws)
     habitat = _habitats(tree, habitat_weights, draws)
-    for name, correlation, pull in (
-        ("lightness", LIGHTNESS_CORRELATION, _HABITAT_LIGHTNESS),
-        ("size", SIZE_CORRELATION, _HABITAT_SIZE),
-    ):
-        free = np.sqrt(1.0 - correlation**2) * continuous[name]
-        continuous[name] = free + correlation * pull[habitat]
+    for name, slope in HABITAT_SLOPES.items():
+        continuous[name] = np.sqrt(1.0 - slope**2) * continuous[name] + slope * HABITAT_OPTIMA[name][habitat]
     return Traits(continuous, discrete, habitat)
 
 

@@ -7,14 +7,15 @@ from functools import lru_cache
 
 import numpy as np
 
-from bioclip_jax.errors import UserError
+from bioclip_jax.errors import UsageError
 from bioclip_jax.pipeline.synthetic.counter import uniforms
 from bioclip_jax.pipeline.synthetic.names import Nomenclator
 from bioclip_jax.pipeline.synthetic.phenotype import resolve
-from bioclip_jax.pipeline.synthetic.phylogeny import RANKS, grow_tree
+from bioclip_jax.pipeline.synthetic.phylogeny import grow_tree
 from bioclip_jax.pipeline.synthetic.plans import PLANS, BodyPlan
 from bioclip_jax.pipeline.synthetic.shapes import Figure
 from bioclip_jax.pipeline.synthetic.traits import HABITATS, PATTERNS, evolve
+from bioclip_jax.text.taxonomy import RANKS
 
 _FIGURES_KEPT = 4096
 
@@ -26,14 +27,19 @@ class World:
     Args:
         num_species: number of species, from 2.
         seed: everything about the world follows from it; 0 to 2**63 - 1.
-        missing_common_names: share of species without a common name.
+        missing_common_names: share of species without a common name, from 0 to 1.
+
+    Raises:
+        UsageError: an argument is outside its range.
     """
 
     def __init__(self, num_species: int, seed: int = 0, missing_common_names: float = 0.3):
         if num_species < 2:
-            raise UserError(f"num_species: {num_species} is too few for a tree, use 2 or more")
+            raise UsageError(f"num_species: {num_species} is too few for a tree, use 2 or more")
         if not 0 <= seed < 2**63:
-            raise UserError(f"seed: {seed} is not between 0 and 2**63 - 1")
+            raise UsageError(f"seed: {seed} is not between 0 and 2**63 - 1")
+        if not 0.0 <= missing_common_names <= 1.0:
+            raise UsageError(f"missing_common_names: {missing_common_names} is not a share from 0 to 1")
         self.seed = seed
         phyla = list(dict.fromkeys(plan.phylum for plan in PLANS))
         kingdoms = list(dict.fromkeys(plan.kingdom for plan in PLANS))
@@ -46,6 +52,7 @@ class World:
         )
         weights = np.array([[plan.habitats.get(name, 0.0) for name in HABITATS] for plan in PLANS])
         self.habitat_weights = weights / weights.sum(axis=1, keepdims=True)
+        self._elsewhere = _edges_without_each(self.habitat_weights)
         self.traits = evolve(self.tree, weights, seed)
         self.ancestors = self.tree.ancestors(np.arange(num_species))
         self.plan_of_species = self.tree.body_plans[self.ancestors[:, RANKS.index("class")]]
@@ -56,6 +63,11 @@ class World:
     def plan(self, species: int) -> BodyPlan:
         """The body plan of a species."""
         return PLANS[self.plan_of_species[species]]
+
+    def habitat_elsewhere(self, species: int, u: float) -> int:
+        """A habitat that the body plan can live in, but not the species' own, drawn with its weights by a uniform."""
+        edges = self._elsewhere[self.plan_of_species[species], self.traits.habitat[species]]
+        return int(np.searchsorted(edges, u, side="right"))
 
     def _name(self, missing: float) -> tuple[list[tuple[str, ...]], list[str]]:
         give, tree = Nomenclator(self.seed), self.tree
@@ -115,17 +127,29 @@ class World:
 
     def _truth(self, species: int) -> str:
         """What is true of every individual of a species, as the inside of a JSON object."""
+        plan = self.plan(species)
         continuous, discrete = self.trait_values(species)
+        values: dict[str, float | int | str] = {name: round(value, 4) for name, value in continuous.items()}
+        values |= discrete | {"pattern": PATTERNS[discrete["pattern"]]}
         described = {
             "species_index": species,
             "taxonomy": dict(zip(RANKS, self.lineages[species], strict=True)),
-            "body_plan": self.plan(species).name,
+            "body_plan": plan.name,
             "species_habitat": HABITATS[self.traits.habitat[species]],
-            "traits": {name: round(value, 4) for name, value in continuous.items()}
-            | discrete
-            | {"pattern": PATTERNS[discrete["pattern"]]},
+            "traits": {name: values[name] for name in plan.traits},
         }
         return json.dumps(described)[1:-1]
+
+
+def _edges_without_each(weights: np.ndarray) -> np.ndarray:
+    """Edges of the cumulative distribution [plans, habitats, habitats - 1] over the other habitats; `weights` [plans,
+    habitats]. Of a uniform in [0, 1), `searchsorted` from the right finds no habitat of weight 0.
+    """
+    habitats = weights.shape[1]
+    rest = np.repeat(weights[:, None], habitats, axis=1)
+    rest[:, np.arange(habitats), np.arange(habitats)] = 0.0
+    cumulative = np.cumsum(rest, axis=2)
+    return cumulative[:, :, :-1] / cumulative[:, :, -1:]
 
 
 @lru_cache(maxsize=4)

@@ -7,14 +7,17 @@ import subprocess
 import sys
 import time
 
+import cv2
 import numpy as np
 import pytest
 import simplejpeg
 
-from bioclip_jax.errors import UserError
+from bioclip_jax.errors import UsageError
 from bioclip_jax.pipeline.record import REQUIRED_TEXT_FIELDS
 from bioclip_jax.pipeline.synthetic import synthetic_splits
-from bioclip_jax.pipeline.synthetic.phylogeny import RANKS
+from bioclip_jax.pipeline.synthetic.plans import PLANS
+from bioclip_jax.pipeline.synthetic.source import HABITAT_FIDELITY
+from bioclip_jax.text.taxonomy import RANKS
 
 pytestmark = pytest.mark.core
 DEFAULTS = {
@@ -29,6 +32,9 @@ DEFAULTS = {
     "test_images_per_species": 10,
     "variation": 1.0,
 }
+TRUTH = {"species_index", "taxonomy", "body_plan", "species_habitat", "traits", "habitat", "life_stage", "sex", "pose"}
+TRUTH |= {"placement", "light"}
+PLAN_OF_NAME = {plan.name: plan for plan in PLANS}
 
 
 def splits(**changes):
@@ -91,7 +97,8 @@ def test_records_follow_the_schema_and_keys_are_unique(sample):
             assert isinstance(record[field], str)
         described = truth(record)
         assert set(described["taxonomy"]) == set(RANKS)
-        assert {"traits", "habitat", "life_stage", "sex", "pose", "light", "body_plan"} <= set(described)
+        assert set(described) == TRUTH
+        assert tuple(described["traits"]) == PLAN_OF_NAME[described["body_plan"]].traits
         for rank in RANKS:
             assert record[rank] in ("", described["taxonomy"][rank])
     assert len({record["key"] for record in sample}) == len(sample)
@@ -134,17 +141,37 @@ def test_evaluation_splits_have_complete_labels_and_every_species_equally_often(
         assert set(counts.values()) == {10}
 
 
-def test_unseen_species_are_never_in_train_but_their_relatives_are():
-    one = splits()
+def relatives(species, others, ancestors, rank):
+    """Share of species that have another one of their taxon among `others`."""
+    nodes = ancestors[:, RANKS.index(rank)]
+    return np.mean([any(nodes[s] == nodes[o] for o in others if o != s) for s in species])
+
+
+@pytest.mark.parametrize(("num_species", "num_unseen"), [(48, 5), (120, 12), (1000, 100)])
+@pytest.mark.parametrize("seed", [0, 1])
+def test_unseen_species_have_relatives_in_train_and_among_themselves(num_species, num_unseen, seed):
+    one = splits(num_species=num_species, seed=seed)
     seen, unseen = set(one["train"].species), set(one["test_unseen"].species)
     assert set(one["test"].species) == seen
     assert not seen & unseen
-    assert (len(seen), len(unseen)) == (108, 12)
+    assert (len(seen), len(unseen)) == (num_species - num_unseen, num_unseen)
     ancestors = one["train"].world.ancestors
-    genus = {ancestors[s, 5] for s in seen}
-    assert np.mean([ancestors[s, 5] in genus for s in unseen]) > 0.5
-    family = {ancestors[s, 4] for s in seen}
-    assert np.mean([ancestors[s, 4] in family for s in unseen]) > 0.9
+    assert relatives(unseen, seen, ancestors, "genus") == 1
+    if num_species >= 120:
+        assert relatives(unseen, unseen, ancestors, "genus") == 1
+    assert relatives(unseen, unseen, ancestors, "family") >= 0.8
+
+
+def test_a_share_of_unseen_species_that_leaves_a_family_nothing_is_refused_with_the_largest_that_does_not():
+    with pytest.raises(UsageError, match=r"^unseen_share: 0.9 of 120 species .* use 0\.\d+ or less$") as refused:
+        splits(unseen_share=0.9)
+    most = float(str(refused.value).split()[-3])
+    one = splits(unseen_share=most)
+    ancestors = one["train"].world.ancestors
+    assert relatives(one["test_unseen"].species, one["train"].species, ancestors, "family") == 1
+    assert len(one["test_unseen"].species) == round(120 * most)
+    with pytest.raises(UsageError, match="unseen_share"):
+        splits(unseen_share=most + 0.02)
 
 
 def test_images_per_species_have_a_long_tail_and_each_species_appears_first(sample, train):
@@ -154,28 +181,84 @@ def test_images_per_species_have_a_long_tail_and_each_species_appears_first(samp
     assert sorted(train.species_of(i, 0.0) for i in range(len(train.species))) == sorted(train.species)
 
 
-def test_stage_sex_pose_and_light_are_independent_of_the_species(sample):
+def draws_of(described):
+    """Every number of pose and light, and sex, of one record."""
+    pose, light = described["pose"], described["light"]
+    red, green, blue = light["cast"]
+    return {
+        **{f"pose {name}": float(value) for name, value in pose.items()},
+        **{f"light {name}": light[name] for name in ("brightness", "contrast", "direction")},
+        "cast red": red,
+        "cast green": green,
+        "cast blue": blue,
+        "male": float(described["sex"] == "male"),
+    }
+
+
+def assert_groups_agree(values, groups, name):
+    """Means of groups differ no more than by chance: one-way analysis of variance by its large-sample chi squared."""
+    kinds = np.unique(groups)
+    chi2 = sum((groups == kind).sum() * (values[groups == kind].mean() - values.mean()) ** 2 for kind in kinds)
+    assert chi2 / values.var() < len(kinds) - 1 + 5 * np.sqrt(2 * (len(kinds) - 1)), name
+
+
+def test_pose_light_and_sex_are_independent_of_body_plan_size_and_life_stage(sample):
     described = [truth(record) for record in sample]
     plan = np.array([d["body_plan"] for d in described])
     juvenile = np.array([d["life_stage"] == "juvenile" for d in described])
-    male = np.array([d["sex"] == "male" for d in described])
+    sizes = np.array([d["traits"]["size"] for d in described])
+    draws = {name: np.array([draws_of(d)[name] for d in described]) for name in draws_of(described[0])}
+    assert len(draws) == 15
+    for name, drawn in draws.items():
+        # The mean could agree where the range does not, so the distance from the middle is compared too.
+        for values in (drawn, np.abs(drawn - drawn.mean())):
+            if values.std() < 0.01:  # of a coin's two sides
+                continue
+            assert_groups_agree(values, plan, name)
+            assert_groups_agree(values, juvenile, name)
+            assert_groups_agree(values, np.digitize(sizes, np.quantile(sizes, [0.2, 0.4, 0.6, 0.8])), name)
+            assert abs(np.corrcoef(values, sizes)[0, 1]) < 4 / np.sqrt(len(sample)), name
+
+
+def test_life_stage_and_sex_have_their_rates_in_every_body_plan(sample):
+    described = [truth(record) for record in sample]
+    plan = np.array([d["body_plan"] for d in described])
     lightness = np.array([d["traits"]["lightness"] for d in described])
-    bright = np.array([d["light"]["brightness"] for d in described])
-    n = len(sample)
-    for flag, rate in ((juvenile, 0.4), (male, 0.5)):
-        assert abs(flag.mean() - rate) < 4 * np.sqrt(rate * (1 - rate) / n)
-        groups = [flag[plan == name] for name in np.unique(plan)]
-        chi2 = sum((g.sum() - len(g) * rate) ** 2 / (len(g) * rate * (1 - rate)) for g in groups)
-        assert chi2 < len(groups) + 4 * np.sqrt(2 * len(groups))
-        assert abs(np.corrcoef(flag, lightness)[0, 1]) < 4 / np.sqrt(n)
-    assert abs(np.corrcoef(male, juvenile)[0, 1]) < 4 / np.sqrt(n)
-    assert abs(np.corrcoef(bright, lightness)[0, 1]) < 4 / np.sqrt(n)
+    for field, value, rate in (("life_stage", "juvenile", 0.4), ("sex", "male", 0.5)):
+        flag = np.array([float(d[field] == value) for d in described])
+        assert abs(flag.mean() - rate) < 4 * np.sqrt(rate * (1 - rate) / len(flag))
+        assert abs(np.corrcoef(flag, lightness)[0, 1]) < 4 / np.sqrt(len(flag))
+        assert_groups_agree(flag, plan, field)
 
 
-def test_individuals_are_mostly_seen_in_the_habitat_of_their_species(sample):
+def test_pose_is_standardised_and_makes_the_placement_with_the_body_plan(sample):
+    for record in sample[:600]:
+        described = truth(record)
+        pose, placement = described["pose"], described["placement"]
+        assert all(-1 <= pose[name] <= 1 for name in ("x", "y", "scale", "rotation", "bend"))
+        assert 0 <= pose["squash"] <= 1
+        assert pose["posture"] in range(4)
+        largest = {"side": 8, "above": 45, "afloat": 20}[PLAN_OF_NAME[described["body_plan"]].view]
+        assert abs(placement["rotation"] - largest * pose["rotation"]) < 0.01
+        standing = 0.43 + 0.07 * pose["scale"] + 0.03 * np.tanh(0.5 * described["traits"]["size"])
+        scale = standing * (0.84 if described["life_stage"] == "juvenile" else 1)
+        assert abs(placement["scale"] - scale) < 2e-4
+        assert abs(placement["x"] - 0.5 - (0.45 - 0.7 * scale) * pose["x"]) < 2e-4
+    assert all(truth(splits(variation=0.0)["train"][i])["pose"]["rotation"] == 0 for i in range(5))
+
+
+def test_individuals_are_in_the_habitat_of_their_species_at_the_stated_rate_and_else_where_their_plan_can_live(sample):
     described = [truth(record) for record in sample]
     share = np.mean([d["habitat"] == d["species_habitat"] for d in described])
-    assert 0.65 < share < 0.85
+    assert abs(share - HABITAT_FIDELITY) < 3 * np.sqrt(HABITAT_FIDELITY * (1 - HABITAT_FIDELITY) / len(sample))
+    assert all(d["habitat"] in PLAN_OF_NAME[d["body_plan"]].habitats for d in described)
+
+
+def test_drawing_turns_off_the_threads_of_opencv_also_after_unpickling(train):
+    copy = pickle.loads(pickle.dumps(train))  # noqa: S301 (our own bytes)
+    cv2.setNumThreads(2)
+    copy[0]
+    assert cv2.getNumThreads() == 1
 
 
 @pytest.mark.parametrize(
@@ -188,8 +271,12 @@ def test_individuals_are_mostly_seen_in_the_habitat_of_their_species(sample):
         {"variation": 9.0},
         {"num_species": 1},
         {"seed": -3},
+        {"seed": 2**63},
+        {"missing_common_names": -0.1},
+        {"unseen_share": 1.0},
+        {"test_images_per_species": 0},
     ],
 )
 def test_impossible_arguments_are_refused_by_name(change):
-    with pytest.raises(UserError, match=next(iter(change))):
+    with pytest.raises(UsageError, match=next(iter(change))):
         splits(**change)

@@ -5,11 +5,15 @@ import re
 import numpy as np
 import pytest
 
-from bioclip_jax.errors import UserError
+from bioclip_jax.errors import UsageError
 from bioclip_jax.pipeline.synthetic import build_world
-from bioclip_jax.pipeline.synthetic.phylogeny import RANKS
+from bioclip_jax.pipeline.synthetic import traits as traits_module
+from bioclip_jax.pipeline.synthetic.individual import Pose, place
+from bioclip_jax.pipeline.synthetic.phenotype import resolve
 from bioclip_jax.pipeline.synthetic.plans import PLANS
-from bioclip_jax.pipeline.synthetic.traits import _HABITAT_LIGHTNESS, LIGHTNESS_CORRELATION
+from bioclip_jax.pipeline.synthetic.render import Light, render
+from bioclip_jax.pipeline.synthetic.traits import CONTINUOUS, DISCRETE, HABITAT_OPTIMA, HABITAT_SLOPES, HABITATS, evolve
+from bioclip_jax.text.taxonomy import RANKS
 
 pytestmark = pytest.mark.core
 
@@ -81,7 +85,7 @@ def test_close_relatives_are_alike(world):
         assert equal[near].mean() > equal[~near].mean() + least, name
 
 
-def test_habitat_follows_clade_and_pulls_lightness_with_the_stated_strength(world):
+def test_habitat_follows_clade_and_body_plan(world):
     habitat = world.traits.habitat
     genera = world.tree.parents[-1]
     sisters = genera[1:] == genera[:-1]
@@ -89,9 +93,64 @@ def test_habitat_follows_clade_and_pulls_lightness_with_the_stated_strength(worl
     assert (habitat[1:] == habitat[:-1])[sisters].mean() > 0.6 > (habitat == shuffled).mean() + 0.3
     allowed = world.habitat_weights[world.plan_of_species, habitat]
     assert (allowed > 0).all()
-    pull = _HABITAT_LIGHTNESS[habitat]
-    slope = np.polyfit(pull, world.traits.continuous["lightness"], 1)[0]
-    assert abs(slope - LIGHTNESS_CORRELATION) < 0.2
+
+
+def test_habitat_shifts_lightness_and_size_by_the_stated_slopes_and_no_other_trait(world, monkeypatch):
+    assert HABITAT_SLOPES == {"lightness": 0.5, "size": 0.3}
+    monkeypatch.setattr(traits_module, "HABITAT_OPTIMA", {name: np.zeros(len(HABITATS)) for name in HABITAT_OPTIMA})
+    free = evolve(world.tree, world.habitat_weights, world.seed)
+    assert np.array_equal(free.habitat, world.traits.habitat)
+    for name, values in world.traits.continuous.items():
+        if name in HABITAT_SLOPES:
+            shift = HABITAT_SLOPES[name] * HABITAT_OPTIMA[name][world.traits.habitat]
+            np.testing.assert_allclose(values - free.continuous[name], shift, atol=1e-12)
+        else:
+            assert np.array_equal(values, free.continuous[name])
+
+
+def individuals(plan, count=48):
+    """Random trait values, stages, sexes and postures: (continuous, discrete, the rest of `resolve`'s arguments)."""
+    draws = np.random.Generator(np.random.Philox(plan))
+    for i in range(count):
+        continuous = dict(zip(CONTINUOUS, draws.normal(size=len(CONTINUOUS)).tolist(), strict=True))
+        discrete = {name: int(draws.integers(states)) for name, (states, _) in DISCRETE.items()}
+        rest = {"juvenile": i % 3 == 2, "male": i % 2 == 0, "gait": i % 4, "grain": draws.random(64)}
+        yield continuous, discrete, rest
+
+
+def drawing(plan, continuous, discrete, rest):
+    """The figure and where it stands."""
+    figure = plan.draw(resolve(continuous, discrete, plan.palette, **rest))
+    placement = place(Pose(0, 0, 0, 0, False, 0, 0, 0), plan.view, continuous["size"], rest["juvenile"])
+    return figure.points.tobytes(), figure.fills, placement
+
+
+@pytest.mark.parametrize("plan", range(len(PLANS)), ids=[plan.name for plan in PLANS])
+def test_a_body_plan_expresses_the_traits_it_names_and_no_others(plan):
+    expressed, named = set(), set(PLANS[plan].traits)
+    for i, (continuous, discrete, rest) in enumerate(individuals(plan)):
+        before = drawing(PLANS[plan], continuous, discrete, rest)
+        # Once a trait has been seen to act it is left alone; the silent ones are tried every time.
+        for name in {*CONTINUOUS, *DISCRETE} - expressed:
+            if name in CONTINUOUS:
+                after = drawing(PLANS[plan], continuous | {name: continuous[name] + 1.0}, discrete, rest)
+            else:
+                other = (discrete[name] + 1 + i % (DISCRETE[name][0] - 1)) % DISCRETE[name][0]
+                after = drawing(PLANS[plan], continuous, discrete | {name: other}, rest)
+            if after != before:
+                expressed.add(name)
+    assert expressed == named - {"texture"}
+
+
+def test_texture_shows_in_every_picture(world):
+    light, u = Light(1.0, 1.0, (1.0, 1.0, 1.0), 90.0), np.full(64, 0.5)
+    for plan in range(len(PLANS)):
+        species = int(np.flatnonzero(world.plan_of_species == plan)[0])
+        at = place(Pose(0, 0, 0, 0, False, 0, 0, 0), PLANS[plan].view, 0.0, False)
+        figure = world.figure(species, False, True, 0)
+        pictures = {render(figure, PLANS[plan].view, 0, at, light, texture, u, 64) for texture in range(4)}
+        assert len(pictures) == 4
+        assert "texture" in PLANS[plan].traits
 
 
 def test_no_two_species_of_a_genus_share_pattern_and_colours(world):
@@ -118,7 +177,7 @@ def test_small_worlds_grow_too(num_species):
 
 @pytest.mark.parametrize(("arguments", "named"), [((1, 0), "num_species"), ((10, -1), "seed")])
 def test_impossible_worlds_are_refused_by_name(arguments, named):
-    with pytest.raises(UserError, match=named):
+    with pytest.raises(UsageError, match=named):
         build_world(*arguments)
 
 

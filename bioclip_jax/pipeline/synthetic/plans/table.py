@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 
 from bioclip_jax.pipeline.synthetic.phenotype import Phenotype
 from bioclip_jax.pipeline.synthetic.plans import arthropods, birds, fungi, invertebrates, mammals, plants, vertebrates
+from bioclip_jax.pipeline.synthetic.plans.expressed import expressed_by
 from bioclip_jax.pipeline.synthetic.shapes import Colour, Figure
 
 Drawer = Callable[[Phenotype], Figure]
@@ -45,6 +47,11 @@ class BodyPlan:
     genus_endings: tuple[tuple[str, str], ...]
     endings: Endings
     type_stem_orders: bool = False
+
+    @cached_property
+    def traits(self) -> tuple[str, ...]:
+        """Names of the traits that it expresses; a change of any other changes no picture."""
+        return expressed_by(self.name)
 
 
 def _colours(text: str) -> tuple[Colour, ...]:

@@ -1,0 +1,25 @@
+"""Names that the command line, the protocols and the report share; nothing here is heavy to import."""
+
+from __future__ import annotations
+
+import re
+from typing import Literal, get_args
+
+Method = Literal["sum", "prototype", "prefix"]
+METHODS: tuple[Method, ...] = get_args(Method)
+"""The ways in which candidates above species come about; `zero_shot` describes them."""
+
+DEFAULT_METHOD: Method = "sum"
+"""The way that figures lead with: pybioclip's, fixed before any result was looked at."""
+
+_LONE_SURROGATES = re.compile("[\ud800-\udfff]")
+
+
+def well_formed(text: str) -> str:
+    """`text` with lone surrogates (of a path or name that is no UTF-8) replaced, so that it can be written anywhere."""
+    return _LONE_SURROGATES.sub("\N{REPLACEMENT CHARACTER}", text)
+
+
+def percent(value: float) -> str:
+    """A share in per cent, one decimal."""
+    return f"{100 * value:.1f}"

@@ -1,0 +1,25 @@
+"""One process at a time in a directory."""
+
+from __future__ import annotations
+
+import fcntl
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from bioclip_jax.errors import UserError
+
+
+@contextmanager
+def exclusive(path: Path, busy: str) -> Iterator[None]:
+    """Holds the lock file `path`; the system releases it however the process ends.
+
+    Raises:
+        UserError: another process holds it; the message is `busy`.
+    """
+    with path.open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(busy) from None
+        yield

@@ -1,0 +1,46 @@
+"""An evaluation that is killed loses nothing that was finished, and the same command again completes it."""
+
+import signal
+import subprocess
+import sys
+
+import pytest
+from flax import nnx
+
+from bioclip_jax.cli import main
+from bioclip_jax.config import CLIPConfig, Preprocessing, TextConfig, VisionConfig
+from bioclip_jax.convert import open_clip as folders
+from bioclip_jax.evaluation.results import Results
+from bioclip_jax.evaluation.rows import Figure
+from bioclip_jax.models import clip
+
+pytestmark = pytest.mark.core
+TINY = CLIPConfig(16, VisionConfig(32, 16, 32, 1, 2), TextConfig(width=32, layers=1, heads=2))
+
+
+def test_killed_and_started_again(tmp_path, monkeypatch):
+    model, data, results = tmp_path / "model", tmp_path / "data", tmp_path / "out" / "results.sqlite"
+    folders.save(model, TINY, Preprocessing(), clip.split(clip.CLIP(TINY, rngs=nnx.Rngs(0)))[1])
+    world = ["--num-images", "40", "--num-species", "20", "--image-size", "32", "--test-images-per-species", "2"]
+    main(["data", "build", "synthetic", str(data), *world])
+    rest = ["--root", str(data), "--results", str(results), "--resamples", "20"]
+    main(["eval", str(model), "organisms", *rest])
+    with Results(results) as opened:
+        (earlier,) = opened.runs().values()
+    features = set((results.parent / "features").iterdir())
+
+    arguments = ["eval", str(model), "synthetic", *rest, "--templates", "clip81", "--text-types", "sci"]
+    process = subprocess.Popen([sys.executable, "-m", "bioclip_jax.cli", *arguments], stdout=subprocess.DEVNULL)
+    try:
+        while set((results.parent / "features").iterdir()) == features:
+            assert process.poll() is None, "it was done before it had kept the features of a single text"
+    finally:
+        process.kill()
+    assert process.wait() == -signal.SIGKILL
+
+    main(arguments)
+    with Results(results) as opened:
+        first, again = opened.runs().items()
+        assert first[1] == earlier
+        assert again[1].benchmark == "synthetic"
+        assert {figure.split for figure in opened.rows(Figure, again[0])} == {"seen", "unseen"}
