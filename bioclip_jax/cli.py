@@ -199,7 +199,7 @@ def evaluate(arguments: Sequence[str]) -> None:
 
         Args:
             model: work directory, checkpoint, or OpenCLIP folder.
-            benchmarks: built-in names (organisms, synthetic) or paths of Python files.
+            benchmarks: built-in names (organisms, photo_table, synthetic) or paths of Python files.
             root: where the benchmark's data lies, such as a dataset directory.
             results: database to add to; results.sqlite in the work directory, or here for another model.
             method: how candidates above species are made: probabilities of their species summed, the mean of their

@@ -10,9 +10,11 @@ from bioclip_jax.evaluation.bootstrap import Bootstrap, difference
 from bioclip_jax.evaluation.metrics import sample_weights
 from bioclip_jax.evaluation.rows import Difference, Prediction
 
+RESAMPLES = 1000
+
 
 def compare(
-    first: Sequence[Prediction], second: Sequence[Prediction], split: str, *, resamples: int = 1000, seed: int = 0
+    first: Sequence[Prediction], second: Sequence[Prediction], split: str, *, resamples: int = RESAMPLES, seed: int = 0
 ) -> dict[str, Difference]:
     """For each rank of `split` the balanced accuracy of `first` less that of `second`, with interval and p-value.
 

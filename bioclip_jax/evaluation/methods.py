@@ -21,5 +21,5 @@ def well_formed(text: str) -> str:
 
 
 def percent(value: float) -> str:
-    """A share in per cent, one decimal."""
-    return f"{100 * value:.1f}"
+    """A share in per cent, one decimal; all of it is `100`."""
+    return "100" if value == 1 else f"{100 * value:.1f}"

@@ -33,7 +33,7 @@ from bioclip_jax.evaluation.rows import (
 
 FILE_NAME = "results.sqlite"
 APPLICATION_ID = 0x42434A58  # "BCJX"
-VERSION = 1
+VERSION = 2
 SECONDS_TO_WAIT = 30.0
 
 
@@ -126,7 +126,7 @@ class Results:
             )
         if pragma("user_version") != VERSION:
             raise UserError(
-                f"{self.path} has version {pragma('user_version')}, this release reads {VERSION}; use its release"
+                f"{self.path} has version {pragma('user_version')}, this release reads {VERSION}; write to a new file"
             )
 
     def __enter__(self) -> Results:

@@ -1,6 +1,8 @@
 """The results database: runs are whole or absent, and a file that is none is recognised."""
 
 import sqlite3
+import subprocess
+import sys
 from dataclasses import fields, replace
 
 import pytest
@@ -61,6 +63,25 @@ def test_a_full_disk_is_one_clear_line_and_keeps_earlier_runs(tmp_path):
     with Results(path) as results:
         assert list(results.runs()) == [kept]
     assert [file.name for file in tmp_path.iterdir()] == ["results.sqlite"]
+
+
+def test_a_writer_that_was_killed_in_the_middle_is_rolled_back_by_the_next_reader(tmp_path):
+    path = tmp_path / "results.sqlite"
+    with Results(path, create=True) as results:
+        kept = results.add(measurement("a"))
+    program = (
+        "import os, sys; from pathlib import Path; from bioclip_jax.evaluation.results import Results\n"
+        "database = Results(Path(sys.argv[1]), create=True)._database\n"
+        "database.execute('PRAGMA cache_size = 1'); database.execute('BEGIN IMMEDIATE')\n"
+        "for number in range(50): database.execute('INSERT INTO thumbnails VALUES (?, ?, ?)', "
+        "('{}', str(number), bytes(5000)))\n"
+        "database.execute('DELETE FROM runs')\n"
+        "os._exit(9)\n"
+    )
+    subprocess.run([sys.executable, "-c", program, str(path)], check=False)
+    assert (tmp_path / "results.sqlite-journal").exists()
+    with Results(path) as results:
+        assert list(results.runs()) == [kept]
 
 
 def test_reading_changes_nothing(tmp_path):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bioclip_jax.evaluation.compare import compare
+from bioclip_jax.evaluation.compare import RESAMPLES, compare
 from bioclip_jax.evaluation.report.accuracy import Measured, difference_cell, figure_cell, title_of
 from bioclip_jax.evaluation.report.markup import Markup, figure, tag
 from bioclip_jax.evaluation.results import Results
@@ -42,6 +42,6 @@ def models_section(results: Results, number: int) -> Markup | None:
     caption = (
         "Zero-shot balanced accuracy in % of other runs on the same data. "
         "Differences are of the newest run less the other, by paired bootstrap over the species of the photos that "
-        "both answered."
+        f"both answered ({RESAMPLES:,} resamples)."
     )
     return tag("section", tag("h2", "Other models on the same photos"), figure(caption, parts))
