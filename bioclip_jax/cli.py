@@ -185,7 +185,7 @@ def evaluate(arguments: Sequence[str]) -> None:
         *,
         root: str | None = None,
         results: Path | None = None,
-        method: Literal["sum", "prototype", "prefix"] = DEFAULT_METHOD,
+        method: Literal["mean", "sum", "prototype", "prefix"] = DEFAULT_METHOD,
         text_types: tuple[str, ...] = ("taxon_com",),
         rank_text_types: tuple[str, ...] = ("taxon",),
         templates: Literal["plain", "clip81"] = "plain",
@@ -202,8 +202,9 @@ def evaluate(arguments: Sequence[str]) -> None:
             benchmarks: built-in names (organisms, photo_table, synthetic) or paths of Python files.
             root: where the benchmark's data lies, such as a dataset directory.
             results: database to add to; results.sqlite in the work directory, or here for another model.
-            method: how candidates above species are made: probabilities of their species summed, the mean of their
-                species' text features, or the text of the taxon's own lineage. All three are reported; this one leads.
+            method: how candidates above species are made: by the mean or the sum of their species' probabilities, the
+                mean of their species' text features, or the text of the taxon's own lineage. All are reported; this
+                one leads.
             text_types: caption types of a species; several are averaged.
             rank_text_types: caption types of a higher taxon for the method prefix.
             templates: plain is "a photo of {}.", as in training; clip81 averages BioCLIP's 81 templates.

@@ -6,7 +6,7 @@ bioclip-jax eval organisms/run organisms --root organisms/data
 bioclip-jax report organisms/run --out organisms/report.html
 
 So few photos ask for more augmentation than the published recipe has: small crops and mirroring. Evaluation squashes
-photos to a square, so that nothing of them is cut off. Every caption names the lineage, which is what is learnable here.
+photos to a square, so that nothing of them is cut off. Every caption names the lineage: what can be learnt here.
 """
 
 from bioclip_jax.config import (

@@ -139,12 +139,13 @@ def measure_model(
     """
     head = prompts.head(taxa)
     most = max(WITHIN)
-    summed = summed_top_k(samples.features, head, [task.groups for task in tasks], most)
+    groups = [task.groups for task in tasks]
+    summed = {way: summed_top_k(samples.features, head, groups, most, mean=way == "mean") for way in ("mean", "sum")}
     predictions = []
-    for task, by_sum in zip(tasks, summed, strict=True):
+    for number, task in enumerate(tasks):
         for way in METHODS:
-            if way == "sum":
-                ranking = by_sum
+            if way in summed:
+                ranking = summed[way][number]
             else:
                 features = head.prototypes(task.groups) if way == "prototype" else prompts.rank_features(task.groups)
                 ranking = top_k(samples.features, features, head.logit_scale, most, width=len(taxa))

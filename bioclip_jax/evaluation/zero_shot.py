@@ -1,11 +1,12 @@
 """Zero-shot classification: photos against text features, in batches, on the device.
 
 `top_k` is BioCLIP 2's protocol (`evaluation/classification.py` of the reference implementation: softmax is monotone,
-so the classes with the largest logits). The candidates at one rank come about in one of three ways:
+so the classes with the largest logits). The candidates at one rank come about in one of four ways:
 
-    prefix     the rank's own text: "a photo of Animalia Chordata Aves."
-    sum        the probabilities of the head's species, summed over the members of each taxon
+    mean       the mean probability of each taxon's species: every taxon counts the same, however many species it has
+    sum        the sum of those probabilities, as pybioclip's: every species counts the same
     prototype  the mean of the members' text features
+    prefix     the rank's own text: "a photo of Animalia Chordata Aves."
 
 All ranking is by logits or logarithms of probabilities, which do not underflow where probabilities do.
 """
@@ -81,14 +82,22 @@ def top_k(
     return _ranking(parts, len(image_features), min(k, classes))
 
 
-def summed_top_k(image_features: np.ndarray, head: TaxonHead, ranks: Sequence[RankGroups], k: int) -> list[Ranking]:
-    """For each of `ranks` the groups of largest probability, which is the sum over their members."""
+def summed_top_k(
+    image_features: np.ndarray, head: TaxonHead, ranks: Sequence[RankGroups], k: int, *, mean: bool = False
+) -> list[Ranking]:
+    """For each of `ranks` the groups of largest probability, summed over their members; `mean` ranks by the mean.
+
+    The probability given is the group's, which is the sum, in both cases.
+    """
     parts: list[list[Found]] = [[] for _ in ranks]
     for batch in _batches(image_features):
         members = head.log_probabilities(batch)
         for groups, of_rank in zip(ranks, parts, strict=True):
-            top, best, _ = _best(log_sum_of_members(members, groups.index), len(groups), min(k, len(head.taxa)))
-            of_rank.append((top, best))
+            sums = log_sum_of_members(members, groups.index)
+            counts = np.bincount(groups.index[groups.index >= 0], minlength=len(groups.index))
+            shift = np.log(np.maximum(counts, 1)).astype(np.float32) if mean else np.float32(0)
+            top, _, _ = _best(sums - shift, len(groups), min(k, len(head.taxa)))
+            of_rank.append((top, jnp.take_along_axis(sums, top[:, :1], axis=1)[:, 0]))
     return [
         _ranking(of_rank, len(image_features), min(k, len(groups)))
         for groups, of_rank in zip(ranks, parts, strict=True)

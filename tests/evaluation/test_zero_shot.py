@@ -77,6 +77,18 @@ def test_probability_of_a_genus_is_the_sum_over_its_species():
     np.testing.assert_allclose(np.exp(genus.log_probability), summed, rtol=1e-6)
 
 
+def test_the_mean_of_the_members_favours_no_genus_of_many_species():
+    taxa = tuple(Taxon("A", "B", "C", "D", "E", genus, species) for genus, species in ("Ga", "Gb", "Hc"))
+    head = TaxonHead(taxa, np.eye(3, dtype=np.float32), logit_scale=1.0)
+    images = np.log(np.array([[0.3, 0.3, 0.4]], np.float32))
+    (by_sum,), (by_mean,) = (
+        zero_shot.summed_top_k(images, head, [head.groups("genus")], 2, mean=mean) for mean in (False, True)
+    )
+    assert by_sum.top.tolist() == [[0, 1]]
+    assert by_mean.top.tolist() == [[1, 0]]
+    np.testing.assert_allclose(np.exp([by_sum.log_probability[0], by_mean.log_probability[0]]), [0.6, 0.4], rtol=1e-5)
+
+
 def test_ranking_goes_on_where_probabilities_underflow():
     taxa = tuple(Taxon("A", "B", "C", "D", "E", genus, "x") for genus in ("Ga", "Gb", "Gc", "Gd"))
     features = np.array([[1, 0], [0, 1], [0.2, 0.98], [0.4, 0.917]], np.float32)

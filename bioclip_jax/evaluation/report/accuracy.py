@@ -16,6 +16,7 @@ TITLES = {"seen": "Seen species", "unseen": "Unseen species"}
 METRIC_NAMES = {"balanced_accuracy": "Balanced accuracy", "micro_accuracy": "Micro accuracy"}
 WITHIN = {"top-1": "micro_accuracy", "top-3": "top3_accuracy", "top-5": "top5_accuracy"}
 METHOD_NAMES = {
+    "mean": "mean of the species' probabilities",
     "sum": "sum of the species' probabilities",
     "prototype": "mean of the species' text features",
     "prefix": "text of the rank's own name",
