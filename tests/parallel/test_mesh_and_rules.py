@@ -1,0 +1,38 @@
+"""Meshes of the local devices, and the rules that place parameters on them."""
+
+import jax
+import pytest
+from jax.sharding import AxisType, PartitionSpec
+
+from bioclip_jax.errors import UsageError
+from bioclip_jax.parallel.mesh import BATCH_AXES, make_mesh
+from bioclip_jax.parallel.sharding import ShardingRules, batch_sharding
+
+pytestmark = pytest.mark.core
+
+
+def test_mesh_takes_all_local_devices_and_leaves_sharding_to_the_compiler():
+    assert jax.local_device_count() == 4
+    assert dict(make_mesh().shape) == {"data": 4, "fsdp": 1}
+    mesh = make_mesh(fsdp=2)
+    assert dict(mesh.shape) == {"data": 2, "fsdp": 2}
+    assert set(mesh.axis_types) == {AxisType.Auto}
+
+
+@pytest.mark.parametrize(("sizes", "message"), [((-1, 3), "fsdp is 3"), ((3, 1), "data 3 x"), ((-1, 0), "fsdp is 0")])
+def test_sizes_that_are_not_the_devices_are_refused(sizes, message):
+    with pytest.raises(UsageError, match=message):
+        make_mesh(*sizes)
+
+
+def test_batch_is_split_over_all_axes():
+    assert batch_sharding(make_mesh(fsdp=2)).spec == PartitionSpec(BATCH_AXES)
+
+
+def test_rules_split_a_dimension_that_divides_and_leave_others_whole():
+    mesh, rules = make_mesh(fsdp=4), ShardingRules()
+    axes = ("layers", "embed", "mlp")
+    assert rules.sharding(mesh, axes, (2, 8, 32)).spec == PartitionSpec(None, "fsdp", None)
+    assert rules.sharding(mesh, axes, (2, 6, 32)).spec == PartitionSpec(None, None, None)
+    assert rules.sharding(mesh, (), ()).spec == PartitionSpec()
+    assert ShardingRules(embed=None, mlp="fsdp").sharding(mesh, axes, (2, 8, 32)).spec[2] == "fsdp"
