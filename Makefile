@@ -4,9 +4,9 @@ VENV ?= .venv
 # The first Python on the path that is new enough; PYTHON=python3.12 VENV=.venv312 chooses another.
 PYTHON ?= $(firstword $(foreach p,python3 python3.13 python3.12 python3.11 python3.14,\
 	$(shell $(p) -c 'import sys; sys.version_info >= (3, 11) and print("$(p)")' 2>/dev/null)))
-# Processes that run the tests: 0 is this one alone.
-WORKERS ?= 0
-PYTEST = $(VENV)/bin/python -m pytest -n $(WORKERS) $(PYTEST_FLAGS)
+# Processes that run the tests, a file at a time each: 0 is this one alone.
+WORKERS ?= 2
+PYTEST = $(VENV)/bin/python -m pytest -n $(WORKERS) --dist loadfile $(PYTEST_FLAGS)
 BIOCLIP = $(VENV)/bin/bioclip-jax
 SOURCES = bioclip_jax $(wildcard configs data evals launch) tests setup.py
 
@@ -14,8 +14,8 @@ SOURCES = bioclip_jax $(wildcard configs data evals launch) tests setup.py
 DEMO ?= full
 DEMO_OUT_full = demo
 DEMO_OUT_small = demo-small
-DEMO_DATA_full = --num-images 16000
-DEMO_DATA_small = --num-images 2000
+DEMO_DATA_full = --num-images 6000
+DEMO_DATA_small = --num-images 1500
 DEMO_TRAIN_full =
 DEMO_TRAIN_small = --total-steps 40
 OUT = $(DEMO_OUT_$(DEMO))

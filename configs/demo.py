@@ -2,7 +2,7 @@ r"""A small CLIP on the synthetic tree of life: about three minutes on two CPU c
 
 `make demo` runs this, and draws a contact sheet:
 
-bioclip-jax data build synthetic demo/data --num-species 48 --image-size 48 --num-images 16000 \
+bioclip-jax data build synthetic demo/data --num-species 48 --image-size 48 --num-images 6000 \
     --test-images-per-species 20
 bioclip-jax train demo --work-dir demo/run
 bioclip-jax eval demo/run synthetic --root demo/data
@@ -30,7 +30,7 @@ config = TrainConfig(
     optimizer=OptimizerConfig(learning_rate=1e-3, warmup_steps=50, weight_decay=0.1),
     checkpoint=CheckpointConfig(every_steps=200),
     global_batch_size=64,
-    total_steps=800,
+    total_steps=900,
     dtype="float32",
     remat_policy="dots",
 )

@@ -7,7 +7,6 @@ import re
 import subprocess
 import sys
 import tarfile
-import time
 import tomllib
 import zipfile
 from pathlib import Path
@@ -38,15 +37,6 @@ def test_help_answers_and_names_every_command():
     text = run(COMMAND, "--help")
     for command in ("data", "train", "eval", "report", "convert"):
         assert re.search(rf"\b{command}\b", text)
-
-
-def test_help_answers_in_half_a_second():
-    seconds = []
-    for _ in range(5):
-        start = time.perf_counter()
-        run(COMMAND, "--help")
-        seconds.append(time.perf_counter() - start)
-    assert min(seconds) < 0.5
 
 
 def test_import_of_the_package_imports_no_jax():
