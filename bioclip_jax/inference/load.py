@@ -29,21 +29,25 @@ def load(path: str | os.PathLike[str]) -> Model:
         raise UsageError(f"no model at {where}: there is no such file or folder")
     if open_clip.is_open_clip(where):
         config, preprocessing, parameters = open_clip.load(where)
-        return Model(config, preprocessing, parameters, name=where.resolve().name)
+        return Model(config, preprocessing, parameters, name=_name(where))
     if (where / CONFIG_NAME).is_file() and not (where / "model.safetensors").exists():
         steps = finished_steps(where)
         if not steps:
             raise UserError(f"{where}: this run has no finished checkpoint yet")
-        return _from_checkpoint(where.resolve(), steps[-1])
+        return _from_checkpoint(where.resolve(), steps[-1], _name(where))
     resolved = where.resolve()
     if resolved.parent.name == CHECKPOINTS and resolved.name.isdigit():
-        return _from_checkpoint(resolved.parent.parent, int(resolved.name))
+        return _from_checkpoint(resolved.parent.parent, int(resolved.name), _name(where))
     raise UsageError(f"{where} is no model: neither a work directory, nor a checkpoint in one, nor an OpenCLIP folder")
 
 
-def _from_checkpoint(work_dir: Path, step: int) -> Model:
+def _name(where: Path) -> str:
+    """A model is called what its user calls it, less the way to a folder outside the current one."""
+    return where.name if where.is_absolute() or ".." in where.parts else str(where)
+
+
+def _from_checkpoint(work_dir: Path, step: int, name: str) -> Model:
     config = read_config(work_dir)
     _, shapes, _ = clip.abstract(config.model)
     tree = load_tree(work_dir / CHECKPOINTS / str(step), {"parameters": shapes})
-    name = work_dir.name if step == config.total_steps else f"{work_dir.name}, step {step}"
     return Model(config.model, config.preprocessing, tree["parameters"], name=name)

@@ -35,7 +35,7 @@ class Model:
       config: the model's shape.
       preprocessing: how photos become its input.
       parameters: its weights, a nested dict of arrays.
-      name: of the folder it came from.
+      name: what it is called in reports.
     """
 
     def __init__(self, config: CLIPConfig, preprocessing: Preprocessing, parameters: clip.Parameters, name: str = ""):
