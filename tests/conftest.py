@@ -12,6 +12,11 @@ import pytest
 # Before anything imports jax; workers and subprocesses inherit it.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("JAX_NUM_CPU_DEVICES", "4")
+# Four devices share a few cores: threads within an operation could all wait for a device that waits for a thread.
+os.environ.setdefault("XLA_FLAGS", "--xla_cpu_multi_thread_eigen=false")
+# What one test, process or run of the suite has compiled, the next one finds.
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(__file__).parents[1] / ".pytest_cache" / "jax"))
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.5")
 
 PHOTO_COLUMNS = ("kingdom", "phylum", "class", "order", "family", "genus", "species", "scientific_name", "common_name")
 
