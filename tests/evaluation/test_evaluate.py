@@ -67,7 +67,13 @@ def test_every_figure_has_chance_interval_and_counts(run, model, coloured_photos
     for figure in figures:
         assert 0 <= figure.low <= figure.value <= figure.high <= 1
         assert 0 < figure.chance < 1
-    assert {f.variant for f in figures if f.protocol == "zero_shot"} == {"sum", "prototype", "prefix", "regression"}
+    assert {f.variant for f in figures if f.protocol == "zero_shot"} == {
+        "mean",
+        "sum",
+        "prototype",
+        "prefix",
+        "regression",
+    }
     assert {f.variant for f in figures if f.protocol == "few_shot"} == {"1-shot"}
     assert {d.protocol for d in differences} == {"zero_shot", "few_shot"}
     assert "zero-shot, balanced accuracy" in printed(quiet)
@@ -261,7 +267,7 @@ def test_species_embeddings_are_unit_vectors_with_names(run, model, coloured_pho
 
 
 def test_an_unknown_way_of_making_candidates_is_named():
-    with pytest.raises(UsageError, match="'average' is not one of sum, prototype, prefix"):
+    with pytest.raises(UsageError, match="'average' is not one of mean, sum, prototype, prefix"):
         Settings(method="average")
 
 

@@ -1,6 +1,6 @@
 """A run that is killed anywhere and started again repeats what the uninterrupted run did, bit for bit."""
 
-import json
+import dataclasses
 import os
 import signal
 import subprocess
@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from bioclip_jax.config import to_json
 from bioclip_jax.pipeline.build import build
 from bioclip_jax.recipes import load_recipe
 from bioclip_jax.training.metrics import TIMINGS, read_metrics
@@ -132,6 +133,7 @@ def test_second_interrupt_ends_the_run_at_once(command, uninterrupted, tmp_path)
 def test_two_processes_do_not_train_in_one_directory(command, tmp_path):
     first = start(command, tmp_path)
     next(line for line in first.stderr if line.startswith("step 1/"))
+    first.send_signal(signal.SIGSTOP)  # alive, but it gets no further
     second = start(command, tmp_path)
     _, errors = second.communicate(timeout=120)
     first.kill()
@@ -156,7 +158,8 @@ def test_half_written_metrics_line_is_cut_off(command, uninterrupted, tmp_path):
 
 
 def test_another_config_does_not_continue_the_run(command, tmp_path):
-    (tmp_path / "config.json").write_text(json.dumps({"seed": 7}))
+    config = load_recipe("configs", command[0][-2]).config
+    (tmp_path / "config.json").write_text(to_json(dataclasses.replace(config, seed=7)))
     process = start(command, tmp_path)
     _, errors = process.communicate(timeout=120)
     assert process.returncode == 2
