@@ -131,7 +131,7 @@ class _Run:
         sharding = batch_sharding(self.mesh)
         batches = self.loader.batches(first_step, total)
         pending: tuple[int, dict[str, jax.Array]] | None = None
-        previous_signals = self._listen()
+        previous_signals, at_once = self._listen(), False
         self.clock = time.perf_counter()
         try:
             with self.progress.running(first_step):
@@ -153,9 +153,15 @@ class _Run:
                         raise Interrupted(
                             f"stopped after step {done} of {total}, which is saved; run the same command to continue"
                         )
+        except KeyboardInterrupt:
+            at_once = True
+            raise
         finally:
             try:
                 self.checkpoints.finish()  # the last save ends before a signal can end the process
+            except UserError:
+                if not at_once:  # a save that a second Ctrl-C cut off is swept away by the next start
+                    raise
             finally:
                 self._restore(previous_signals)
         return state
