@@ -35,7 +35,7 @@ demo: $(VENV)/.runtime ## build data, train, evaluate, report and export, in dem
 	$(BIOCLIP) train demo --work-dir $(OUT)/run --data.dataset $(OUT)/data $(DEMO_TRAIN_$(DEMO))
 	$(BIOCLIP) eval $(OUT)/run synthetic --root $(OUT)/data
 	$(BIOCLIP) report $(OUT)/run --out $(OUT)/report.html
-	$(BIOCLIP) convert $(OUT)/run $(OUT)/open_clip
+	$(BIOCLIP) convert $(OUT)/run $(OUT)/open_clip --to open_clip --overwrite
 	@echo "Look at $(OUT)/report.html; the weights for PyTorch are in $(OUT)/open_clip."
 
 test: $(VENV)/.torch ## all tests but the slow ones
@@ -68,7 +68,7 @@ clean: ## remove what make made: environments, the demo, caches
 $(VENV)/.runtime: LEVELS = .runtime
 $(VENV)/.dev: EXTRAS = [dev]
 $(VENV)/.dev: LEVELS = .runtime .dev
-$(VENV)/.torch: EXTRAS = [dev,torch]
+$(VENV)/.torch: EXTRAS = [dev,peers]
 $(VENV)/.torch: LEVELS = .runtime .dev .torch
 
 $(VENV)/.runtime $(VENV)/.dev $(VENV)/.torch: pyproject.toml setup.py constraints.txt

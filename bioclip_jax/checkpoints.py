@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -35,14 +36,42 @@ def load_tree(path: Path, abstract: Any) -> Any:
         raise UserError(f"{path}: not a readable checkpoint of this model ({first_line(error)})") from None
 
 
-def weights_hash(parameters: Any) -> str:
-    """SHA-256 over names, types, shapes and bytes of a tree of arrays: the same weights have the same hash anywhere."""
-    digest = hashlib.sha256()
-    for path, leaf in sorted(jax.tree.leaves_with_path(parameters), key=lambda item: jax.tree_util.keystr(item[0])):
+def save_tree(path: Path, tree: Any) -> None:
+    """Writes a tree of NumPy arrays as an Orbax checkpoint, with little memory beyond the arrays themselves.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    context = ocp.Context()
+    # The arrays stay as they are until this returns, and weights do not compress: either would hold another copy.
+    context.memory.deepcopy_host_arrays = False
+    context.array.saving.use_compression = False
+    with context:
+        ocp.save(path.absolute(), tree)
+
+
+def describe_tree(path: Path) -> Any:
+    """The tree of a checkpoint with a `jax.ShapeDtypeStruct` for each array.
+
+    Raises:
+        UserError: there is no finished checkpoint at `path`.
+    """
+    try:
+        tree = ocp.metadata(path.absolute()).metadata
+        return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), tree)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, ocp.errors.InvalidLayoutError) as error:
+        raise UserError(f"{path}: not a readable checkpoint ({first_line(error)})") from None
+
+
+def weights_hash(leaves: Iterable[tuple[str, Any]]) -> str:
+    """SHA-256 over paths, types, shapes and bytes of arrays, in any order: the same weights have one hash anywhere."""
+    digests = []
+    for path, leaf in leaves:
         array = np.ascontiguousarray(np.asarray(leaf))
-        digest.update(json.dumps([jax.tree_util.keystr(path), str(array.dtype), array.shape]).encode())
-        digest.update(array.tobytes())
-    return digest.hexdigest()
+        digest = hashlib.sha256(json.dumps([path, str(array.dtype), np.shape(leaf)]).encode())
+        digest.update(array.reshape(-1).view(np.uint8).data)
+        digests.append(digest.hexdigest())
+    return hashlib.sha256("\n".join(sorted(digests)).encode()).hexdigest()
 
 
 def first_line(error: BaseException) -> str:

@@ -174,6 +174,23 @@ def _config(name: str) -> TrainConfig:
     return config
 
 
+@dataclass(frozen=True)
+class PreprocessingFlags:
+    """What takes the place of the preprocessing that a model comes with."""
+
+    mean: tuple[float, float, float] | None = None
+    """Mean of R, G and B in 0..1."""
+    std: tuple[float, float, float] | None = None
+    """Standard deviation of R, G and B."""
+    geometry: Literal["center_crop", "squash"] | None = None
+    """Shortest side to the model's size and its centre, or both sides to it."""
+    interpolation: Literal["bicubic", "bilinear"] | None = None
+
+    def given(self) -> dict[str, Any]:
+        """The fields that were given."""
+        return {name: value for name, value in vars(self).items() if value is not None}
+
+
 def evaluate(arguments: Sequence[str]) -> None:
     """Measure a model on benchmarks; figures with intervals go to a results database."""
     from bioclip_jax.evaluation.methods import DEFAULT_METHOD
@@ -194,11 +211,12 @@ def evaluate(arguments: Sequence[str]) -> None:
         resamples: int = 1000,
         seed: int = 0,
         batch_size: int = 64,
+        preprocessing: tyro.conf.OmitArgPrefixes[PreprocessingFlags] = PreprocessingFlags(),
     ) -> None:
         """Measure a model on benchmarks; figures with intervals go to a results database.
 
         Args:
-            model: work directory, checkpoint, or OpenCLIP folder.
+            model: work directory, checkpoint, folder of OpenCLIP, Hugging Face or `convert`, or hf-hub:owner/name.
             benchmarks: built-in names (organisms, photo_table, synthetic) or paths of Python files.
             root: where the benchmark's data lies, such as a dataset directory.
             results: database to add to; results.sqlite in the work directory, or here for another model.
@@ -213,6 +231,7 @@ def evaluate(arguments: Sequence[str]) -> None:
             resamples: bootstrap resamples for the intervals.
             seed: of the bootstrap.
             batch_size: photos encoded at once.
+            preprocessing: replaces what the model comes with.
         """
         from bioclip_jax.evaluation.measure import Settings
         from bioclip_jax.evaluation.run import evaluate as run
@@ -234,7 +253,7 @@ def evaluate(arguments: Sequence[str]) -> None:
             baseline=baseline,
             few_shot=few_shot,
         )
-        encoder = load(model)
+        encoder = load(model, overrides=preprocessing.given())
         folder = Path(model) if (Path(model) / "config.json").is_file() else Path()
         run(encoder, chosen, results or folder / "results.sqlite", settings=settings, batch_size=batch_size)
 
@@ -259,32 +278,49 @@ def report(arguments: Sequence[str]) -> None:
 
 
 def convert(arguments: Sequence[str]) -> None:
-    """Write a model as an OpenCLIP folder, for PyTorch."""
+    """Write a model for OpenCLIP, Hugging Face, Orbax or ONNX."""
 
     def convert(
         source: tyro.conf.Positional[str],
         destination: tyro.conf.Positional[Path],
+        /,
+        *,
+        to: Literal["orbax", "open_clip", "hugging_face", "onnx"],
+        model: str | None = None,
+        dtype: Literal["float32", "float16", "bfloat16"] | None = None,
         keep_replay_projector: tyro.conf.FlagCreatePairsOff[bool] = False,
+        overwrite: tyro.conf.FlagCreatePairsOff[bool] = False,
+        license: str = "",  # noqa: A002 the flag's name
+        preprocessing: tyro.conf.OmitArgPrefixes[PreprocessingFlags] = PreprocessingFlags(),
     ) -> None:
-        """Write a model as an OpenCLIP folder, which `open_clip.create_model_and_transforms("local-dir:...")` loads.
+        """Write a model for OpenCLIP, Hugging Face, Orbax or ONNX, with its preprocessing, tokenizer and a card.
 
         Args:
-            source: work directory, checkpoint, or OpenCLIP folder.
-            destination: folder to write.
+            source: work directory, checkpoint, folder of OpenCLIP, Hugging Face or Orbax, file of weights, or
+                hf-hub:owner/name.
+            destination: folder to make.
+            to: format; orbax is this program's own.
+            model: what a file of bare weights is of: an OpenCLIP name, as ViT-L-14, or a JSON config.
+            dtype: type of the weights; each keeps its own if not given.
             keep_replay_projector: also write the second visual projector, for training on with the reference code.
+            overwrite: replace a folder that this command wrote earlier.
+            license: of the weights, for the card; an SPDX identifier, as mit.
+            preprocessing: replaces what the model comes with.
         """
-        from bioclip_jax.convert import open_clip
-        from bioclip_jax.inference.load import load
+        from bioclip_jax.inference.export import convert as run
 
-        model = load(source)
-        open_clip.save(
+        lines = run(
+            source,
             destination,
-            model.config,
-            model.preprocessing,
-            model.parameters,
+            to,
+            model=model,
+            dtype=dtype,
             keep_replay_projector=keep_replay_projector,
+            overwrite=overwrite,
+            overrides=preprocessing.given(),
+            license=license,
         )
-        print(f"{destination}: {open_clip.WEIGHTS_NAME} and {open_clip.CONFIG_NAME}")
+        print("\n".join(lines))
 
     _parse(convert, arguments, "convert")
 

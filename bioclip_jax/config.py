@@ -21,6 +21,8 @@ Precision = Literal["float32", "bfloat16", "float64"]
 RematPolicy = Literal["none", "dots", "full"]
 Attention = Literal["xla", "cudnn"]
 
+LAYER_NORM_EPS = 1e-5
+"""PyTorch's default, which every CLIP was trained with (nnx's is 1e-6)."""
 OPENAI_MEAN, OPENAI_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -222,6 +224,9 @@ class TrainConfig:
 
     model: CLIPConfig = CLIPConfig()
     preprocessing: Preprocessing = Preprocessing()
+    initial_weights: str = ""
+    """Model to start from, instead of random weights: anything that `bioclip-jax convert` reads, of the same shape. A
+    second projector that it lacks starts as a copy of the first."""
     data: DataConfig = DataConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
     mesh: MeshConfig = MeshConfig()

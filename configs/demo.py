@@ -7,7 +7,7 @@ bioclip-jax data build synthetic demo/data --num-species 48 --image-size 48 --nu
 bioclip-jax train demo --work-dir demo/run
 bioclip-jax eval demo/run synthetic --root demo/data
 bioclip-jax report demo/run --out demo/report.html
-bioclip-jax convert demo/run demo/open_clip
+bioclip-jax convert demo/run demo/open_clip --to open_clip
 """
 
 from bioclip_jax.config import (

@@ -96,7 +96,7 @@ def test_wrong_commands_configs_and_models(config, tmp_path, capsys):
     fails(capsys, ["train", tmp_path / "other.py", "--work-dir", "x"], 2, "not a bioclip_jax.config.TrainConfig")
     fails(capsys, ["eval", tmp_path / "absent", "synthetic"], 2, "no model at")
     fails(capsys, ["eval", tmp_path], 2, "name at least one benchmark")
-    fails(capsys, ["convert", tmp_path, tmp_path / "out"], 2, "is no model")
+    fails(capsys, ["convert", tmp_path, tmp_path / "out", "--to", "orbax"], 2, "is no model")
     fails(capsys, ["report", tmp_path / "absent.sqlite"], 2, "absent.sqlite")
     fails(capsys, ["data", "build", "nothing", tmp_path / "out"], 2, "nothing")
     fails(capsys, ["data", "verify", tmp_path / "absent"], 2, "absent")
@@ -148,7 +148,8 @@ def test_output_that_cannot_be_written_is_one_line(config, tmp_path, capsys):
     show = ["data", "show", "synthetic", "--num-images", "20", "--num-species", "20", "--rows", "1", "--columns", "2"]
     fails(capsys, [*show, "--out", tmp_path / "absent" / "sheet.png"], 1, "No such file or directory")
     golden = Path(__file__).parent / "goldens" / "tiny_clip"
-    fails(capsys, ["convert", golden, tmp_path / "file"], 1, "cannot be written")
+    fails(capsys, ["convert", golden, tmp_path / "file", "--to", "open_clip"], 2, "file is a file")
+    fails(capsys, ["convert", golden, tmp_path / "file" / "x", "--to", "open_clip"], 1, "cannot be written")
 
 
 def test_run_without_a_finished_checkpoint_cannot_be_opened(config, tmp_path, capsys):
@@ -156,7 +157,7 @@ def test_run_without_a_finished_checkpoint_cannot_be_opened(config, tmp_path, ca
 
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "config.json").write_text(to_json(TrainConfig()))
-    fails(capsys, ["convert", tmp_path / "run", tmp_path / "out"], 1, "has no finished checkpoint yet")
+    fails(capsys, ["convert", tmp_path / "run", tmp_path / "out", "--to", "orbax"], 1, "has no finished checkpoint yet")
 
 
 def test_unknown_field_in_a_runs_config_is_named(config, tmp_path, capsys):

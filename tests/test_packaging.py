@@ -114,17 +114,23 @@ def test_citation_agrees_with_the_licence_and_the_version():
 
 
 def test_every_package_that_is_imported_is_a_dependency_and_the_other_way_round():
-    declared = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
-    required = {re.match(r"[\w.-]+", line)[0].lower().replace("_", "-") for line in declared}
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extras = project["optional-dependencies"]
+    required, extra = names_in(project["dependencies"]), names_in(extras["torch"] + extras["onnx"])
     distributions_of = importlib.metadata.packages_distributions()
     used = {
         name.lower().replace("_", "-")
         for module in imported_modules() - {"bioclip_jax", *sys.stdlib_module_names}
-        for name in distributions_of[module]
+        for name in distributions_of.get(module, [module])  # an extra need not be installed
     }
     tool_of_a_dependency = {"importlib-resources"}
-    assert used <= required
+    assert used <= required | extra
+    assert extra <= used
     assert required - tool_of_a_dependency <= used
+
+
+def names_in(requirements: list[str]) -> set[str]:
+    return {re.match(r"[\w.-]+", line)[0].lower().replace("_", "-") for line in requirements}
 
 
 def imported_modules() -> set[str]:

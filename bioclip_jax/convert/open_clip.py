@@ -1,4 +1,4 @@
-"""OpenCLIP folders: `open_clip_config.json` beside `open_clip_model.safetensors`, read and written without PyTorch.
+"""OpenCLIP's folders: `open_clip_config.json` beside the weights.
 
 A folder written here loads with `open_clip.create_model_and_transforms("local-dir:FOLDER")`.
 """
@@ -9,69 +9,55 @@ import json
 from pathlib import Path
 from typing import Any
 
-import safetensors
-import safetensors.numpy
-
 from bioclip_jax.config import OPENAI_MEAN, OPENAI_STD, CLIPConfig, Preprocessing, TextConfig, VisionConfig
-from bioclip_jax.convert.names import from_open_clip, to_open_clip
+from bioclip_jax.convert.safetensors_files import INDEX_SUFFIX, SafetensorsFiles, read_json
+from bioclip_jax.convert.tensors import Tensors, has_replay_projector
+from bioclip_jax.convert.torch_files import SUFFIXES, TorchFile
+from bioclip_jax.convert.weights import FileWeights, Source
 from bioclip_jax.errors import UsageError, UserError
-from bioclip_jax.models import clip
 
-CONFIG_NAME, WEIGHTS_NAME = "open_clip_config.json", "open_clip_model.safetensors"
-REPLAY_KEY = "visual.continual_proj"
+CONFIG_NAME, WEIGHTS_STEM = "open_clip_config.json", "open_clip_model"
+WEIGHTS_NAME = f"{WEIGHTS_STEM}.safetensors"
+
+WEIGHTS_NAMES = (
+    WEIGHTS_NAME,
+    "open_clip_pytorch_model.safetensors",
+    f"{WEIGHTS_NAME}{INDEX_SUFFIX}",
+    "open_clip_pytorch_model.bin",
+    "open_clip_pytorch_model.pth",
+    "model.safetensors",
+    "pytorch_model.bin",
+)
+"""Where weights are looked for, in this order, which is OpenCLIP's."""
 
 
-def is_open_clip(path: Path) -> bool:
-    """Whether a folder is meant to be an OpenCLIP model."""
-    return (path / CONFIG_NAME).is_file()
-
-
-def load(path: Path) -> tuple[CLIPConfig, Preprocessing, clip.Parameters]:
-    """Shape, preprocessing and parameters (NumPy arrays, the file's types) of an OpenCLIP folder.
+def open_source(folder: Path) -> Source:
+    """An OpenCLIP folder.
 
     Raises:
         UserError: a file is missing or damaged, the model is not a plain ViT CLIP, or config and weights disagree.
     """
-    description = _read_json(path / CONFIG_NAME)
-    weights = path / WEIGHTS_NAME
-    try:
-        state = safetensors.numpy.load_file(weights)
-    except FileNotFoundError:
-        raise UserError(f"{path}: there is {CONFIG_NAME} but no {WEIGHTS_NAME}") from None
-    except (safetensors.SafetensorError, OSError) as error:
-        raise UserError(f"{weights}: not a readable safetensors file ({error})") from None
-    config = model_config(description, replay_projector=REPLAY_KEY in state, where=path / CONFIG_NAME)
-    _, shapes, _ = clip.abstract(config)
-    try:
-        parameters = from_open_clip(state, shapes, config)
-    except UserError as error:
-        raise UserError(f"{weights}: {error}") from None
-    return config, preprocessing(description, path / CONFIG_NAME), parameters
+    path = folder / CONFIG_NAME
+    description = read_json(path)
+    if not isinstance(description.get("model_cfg"), dict):
+        raise UserError(f"{path}: there is no model_cfg; it is not an OpenCLIP config")
+    found = [folder / name for name in WEIGHTS_NAMES if (folder / name).is_file()]
+    if not found:
+        raise UserError(f"{folder}: there is {CONFIG_NAME} but no weights ({', '.join(WEIGHTS_NAMES)})")
+    # First what kind of model it is: weights of another kind would only give a long list of names.
+    config_from(description["model_cfg"], replay_projector=False, where=str(path))
+    tensors = open_tensors(found[0])
+    config = config_from(
+        description["model_cfg"], replay_projector=has_replay_projector(tensors.specs), where=str(path)
+    )
+    weights = FileWeights(tensors, "open_clip", config, str(found[0]))
+    preprocess = preprocessing_from(description.get("preprocess_cfg") or {}, config.vision.image_size, str(path))
+    return Source(str(folder), "an OpenCLIP folder", config, preprocess, weights)
 
 
-def save(
-    path: Path,
-    config: CLIPConfig,
-    preprocess: Preprocessing,
-    parameters: clip.Parameters,
-    *,
-    keep_replay_projector: bool = False,
-) -> None:
-    """Writes an OpenCLIP folder. Stock OpenCLIP has no second projector, so it is left out unless asked for."""
-    state = to_open_clip(parameters, config)
-    if not keep_replay_projector:
-        state.pop(REPLAY_KEY, None)
-    temporary = path / (WEIGHTS_NAME + ".tmp")
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-        safetensors.numpy.save_file(state, temporary, metadata={"format": "pt"})
-        temporary.replace(path / WEIGHTS_NAME)
-        (path / CONFIG_NAME).write_text(json.dumps(describe(config, preprocess), indent=2), encoding="utf-8")
-    except (OSError, safetensors.SafetensorError) as error:
-        raise UserError(f"{path}: the weights cannot be written ({error})") from None
-    finally:
-        if path.is_dir():
-            temporary.unlink(missing_ok=True)
+def open_tensors(path: Path) -> Tensors:
+    """The tensors of a file, or of several that an index names, by its ending."""
+    return TorchFile(path) if path.suffix in SUFFIXES else SafetensorsFiles(path)
 
 
 def describe(config: CLIPConfig, preprocess: Preprocessing) -> dict[str, Any]:
@@ -101,6 +87,7 @@ def describe(config: CLIPConfig, preprocess: Preprocessing) -> dict[str, Any]:
     return {
         "model_cfg": model,
         "preprocess_cfg": {
+            "size": vision.image_size,
             "mean": list(preprocess.mean),
             "std": list(preprocess.std),
             "interpolation": preprocess.interpolation,
@@ -109,35 +96,40 @@ def describe(config: CLIPConfig, preprocess: Preprocessing) -> dict[str, Any]:
     }
 
 
-def model_config(description: dict[str, Any], *, replay_projector: bool, where: Path) -> CLIPConfig:
-    """Our config from the content of `open_clip_config.json`; absent fields take OpenCLIP's defaults.
+def write_config(folder: Path, config: CLIPConfig, preprocess: Preprocessing) -> None:
+    """Writes `open_clip_config.json`."""
+    text = json.dumps(describe(config, preprocess), indent=2)
+    (folder / CONFIG_NAME).write_text(text + "\n", encoding="utf-8")
+
+
+def config_from(model: dict[str, Any], *, replay_projector: bool, where: str) -> CLIPConfig:
+    """Our config from OpenCLIP's `model_cfg`; absent fields take OpenCLIP's defaults.
 
     Raises:
         UserError: a field is missing, or asks for what a plain ViT CLIP does not have.
     """
     try:
-        model = description["model_cfg"]
         vision, text = model["vision_cfg"], model["text_cfg"]
         _refuse_other_models({"model_cfg": model, "vision_cfg": vision, "text_cfg": text}, where)
-        width, head_width = int(vision["width"]), int(vision.get("head_width", 64))
+        width, head_width = int(vision.get("width", 768)), int(vision.get("head_width", 64))
         if width % head_width:
             raise UserError(f"{where}: vision_cfg.width {width} is not a multiple of head_width {head_width}")
         return CLIPConfig(
             embed_dim=int(model["embed_dim"]),
             vision=VisionConfig(
-                image_size=int(vision["image_size"]),
-                patch_size=int(vision["patch_size"]),
+                image_size=_side(vision.get("image_size", 224)),
+                patch_size=_side(vision.get("patch_size", 16)),
                 width=width,
-                layers=int(vision["layers"]),
+                layers=int(vision.get("layers", 12)),
                 heads=width // head_width,
                 mlp_ratio=float(vision.get("mlp_ratio", 4.0)),
             ),
             text=TextConfig(
                 context_length=int(text.get("context_length", 77)),
                 vocab_size=int(text.get("vocab_size", 49408)),
-                width=int(text["width"]),
-                layers=int(text["layers"]),
-                heads=int(text["heads"]),
+                width=int(text.get("width", 512)),
+                layers=int(text.get("layers", 12)),
+                heads=int(text.get("heads", 8)),
                 mlp_ratio=float(text.get("mlp_ratio", 4.0)),
             ),
             activation="quick_gelu" if model.get("quick_gelu") else "gelu",
@@ -153,50 +145,79 @@ _READ = {
     "text_cfg": ("context_length", "vocab_size", "width", "heads", "layers", "mlp_ratio"),
 }
 """The fields that a plain ViT CLIP has; any other one that is set asks for something else."""
-_HARMLESS = {"pool_type": ("tok", "argmax"), "proj_type": ("linear",), "pos_embed_type": ("learnable",)}
+_HARMLESS: dict[str, tuple[Any, ...]] = {
+    "pool_type": ("tok", "argmax"),
+    "proj_type": ("linear",),
+    "pos_embed_type": ("learnable",),
+    "block_type": ("default",),
+}
 """Values of other fields that say what a plain ViT CLIP does anyway."""
+_UNUSED = {
+    # Beside a tower of another kind, which is refused itself; for the training of one; for other pools.
+    *("timm_pool", "timm_proj", "timm_model_pretrained", "hf_model_pretrained", "hf_proj_type", "hf_pooler_type"),
+    *("patch_dropout", "attn_pooler_queries", "attn_pooler_heads", "eos_id"),
+}
+_KINDS = {
+    "timm_model_name": "a timm image tower",
+    "hf_model_name": "a Hugging Face text tower",
+    "hf_tokenizer_name": "another tokenizer",
+    "multimodal_cfg": "CoCa",
+    "init_logit_bias": "SigLIP",
+    "custom_text": "another text tower",
+}
 
 
-def _refuse_other_models(parts: dict[str, dict[str, Any]], where: Path) -> None:
-    if not isinstance(parts["vision_cfg"].get("layers"), int):
-        raise UserError(f"{where}: vision_cfg.layers is {parts['vision_cfg'].get('layers')!r}; only ViTs can be read")
+def _refuse_other_models(parts: dict[str, dict[str, Any]], where: str) -> None:
+    layers = parts["vision_cfg"].get("layers", 12)
+    if not isinstance(layers, int):
+        raise UserError(f"{where}: vision_cfg.layers is {layers!r}, a ResNet; only plain ViT CLIP models can be read")
+    for field, kind in _KINDS.items():  # the telling fields first
+        for part, fields in parts.items():
+            if fields.get(field):
+                raise UserError(
+                    f"{where}: {part}.{field} is {fields[field]!r}: {kind}; only plain ViT CLIP models can be read"
+                )
     for part, fields in parts.items():
         for name, value in fields.items():
-            if name not in _READ[part] and value and value not in _HARMLESS.get(name, ()):
+            plain = name in _READ[part] or name in _UNUSED or value in _HARMLESS.get(name, ())
+            if value and not plain:
                 raise UserError(f"{where}: {part}.{name} is {value!r}; only plain ViT CLIP models can be read")
 
 
-def preprocessing(description: dict[str, Any], where: Path) -> Preprocessing:
-    """Our preprocessing from the content of `open_clip_config.json`; absent fields take OpenCLIP's defaults.
+def _side(value: Any) -> int:
+    """A length, or a pair of equal ones."""
+    if isinstance(value, list | tuple):
+        height, width = value
+        if height != width:
+            raise ValueError(f"{height} x {width} is not a square")
+        value = height
+    return int(value)
+
+
+def preprocessing_from(fields: dict[str, Any], image_size: int, where: str) -> Preprocessing:
+    """Our preprocessing from OpenCLIP's `preprocess_cfg`; absent fields take OpenCLIP's defaults.
 
     Raises:
-        UserError: a geometry or interpolation that we do not have, or numbers that are none.
+        UserError: a size, geometry or interpolation that the model or we do not have, or numbers that are none.
     """
-    fields = description.get("preprocess_cfg") or {}
     resize, interpolation = fields.get("resize_mode") or "shortest", fields.get("interpolation") or "bicubic"
     if resize not in ("shortest", "squash") or interpolation not in ("bicubic", "bilinear"):
         raise UserError(f"{where}: resize_mode {resize!r} with interpolation {interpolation!r} cannot be reproduced")
+    size = fields.get("size") or image_size
+    if size not in (image_size, [image_size] * 2):
+        raise UserError(f"{where}: preprocess_cfg.size is {size}, and the model takes {image_size}")
     return Preprocessing(
-        mean=_three_numbers(fields.get("mean") or OPENAI_MEAN, "mean", where),
-        std=_three_numbers(fields.get("std") or OPENAI_STD, "std", where),
+        mean=three_numbers(fields.get("mean") or OPENAI_MEAN, "preprocess_cfg.mean", where),
+        std=three_numbers(fields.get("std") or OPENAI_STD, "preprocess_cfg.std", where),
         geometry="squash" if resize == "squash" else "center_crop",
         interpolation="bilinear" if interpolation == "bilinear" else "bicubic",
     )
 
 
-def _three_numbers(value: Any, name: str, where: Path) -> tuple[float, float, float]:
+def three_numbers(value: Any, name: str, where: str) -> tuple[float, float, float]:
+    """One number for each channel; a single one serves all."""
     try:
         red, green, blue = (float(x) for x in (value if isinstance(value, list | tuple) else [value] * 3))
     except (TypeError, ValueError):
-        raise UserError(f"{where}: preprocess_cfg.{name} is {value!r}, not three numbers") from None
+        raise UserError(f"{where}: {name} is {value!r}, not three numbers") from None
     return red, green, blue
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path}: cannot be read as JSON ({error})") from None
-    if not isinstance(value, dict):
-        raise UserError(f"{path}: expected a JSON object")
-    return value

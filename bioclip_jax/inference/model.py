@@ -8,6 +8,7 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -18,6 +19,8 @@ from jaxtyping import Float, UInt8
 from bioclip_jax import images as image_files
 from bioclip_jax.checkpoints import weights_hash
 from bioclip_jax.config import CLIPConfig, Preprocessing
+from bioclip_jax.convert.card import Provenance
+from bioclip_jax.convert.weights import Source, TreeWeights, flatten
 from bioclip_jax.errors import UsageError
 from bioclip_jax.images import ImageSource
 from bioclip_jax.models import clip
@@ -26,6 +29,12 @@ from bioclip_jax.pipeline.loader import require_vocabulary, token_bucket
 from bioclip_jax.text.tokenizer import Tokenizer
 
 BATCH_SIZE = 64
+
+
+def fingerprint(leaves: Iterable[tuple[str, Any]], config: CLIPConfig, preprocessing: Preprocessing) -> str:
+    """Hash of all that decides a model's features; `leaves` are its float32 parameters by path, in any order."""
+    rest = json.dumps([dataclasses.asdict(preprocessing), dataclasses.asdict(config)], sort_keys=True)
+    return hashlib.sha256((weights_hash(leaves) + rest).encode()).hexdigest()
 
 
 class Model:
@@ -95,11 +104,28 @@ class Model:
         p = self.preprocessing
         return image_files.evaluation_image(image, self.config.vision.image_size, p.geometry, p.interpolation)
 
+    def save(self, destination: str | os.PathLike[str], to: str, **options: Any) -> None:
+        """Writes the model as a folder for others, or for `bioclip_jax.load`, whole or not at all.
+
+        Args:
+          destination: folder to make.
+          to: `open_clip`, `hugging_face`, `orbax` or `onnx`.
+          options: `dtype` (float32, float16, bfloat16), `keep_replay_projector`, `overwrite`.
+
+        Raises:
+          UsageError: an option that this model or format does not have, or a destination that may not be replaced.
+          UserError: a weight is NaN or infinite, or the folder cannot be written.
+        """
+        from bioclip_jax.inference import export
+
+        weights = TreeWeights(self.parameters)
+        source = Source(self.name or "model", "parameters in memory", self.config, self.preprocessing, weights)
+        export.save(source, Path(destination), to, Provenance(), **options)
+
     @functools.cached_property
     def fingerprint(self) -> str:
         """Hash of the weights, the model's shape and the preprocessing: what decides the features."""
-        rest = json.dumps([dataclasses.asdict(self.preprocessing), dataclasses.asdict(self.config)], sort_keys=True)
-        return hashlib.sha256((weights_hash(self.parameters) + rest).encode()).hexdigest()
+        return fingerprint(flatten(self.parameters).items(), self.config, self.preprocessing)
 
     def _photos(self, images: Any) -> Iterable[np.ndarray]:
         if isinstance(images, np.ndarray):

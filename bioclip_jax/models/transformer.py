@@ -12,11 +12,8 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from bioclip_jax.config import Activation, Attention, RematPolicy
+from bioclip_jax.config import LAYER_NORM_EPS, Activation, Attention, RematPolicy
 from bioclip_jax.models import functions
-
-LAYER_NORM_EPS = 1e-5
-"""PyTorch's default, which every CLIP was trained with (nnx's is 1e-6)."""
 
 
 def linear(inputs: int, outputs: int, std: float, axes: tuple[str, str], rngs: nnx.Rngs, **options: Any) -> nnx.Linear:

@@ -18,10 +18,11 @@ class RecordProgress:
       total: how many there are.
       action: what is done to them, such as 'building'.
       console: where to write; standard error if not given.
+      unit: what they are called.
     """
 
-    def __init__(self, total: int, action: str, console: Console | None = None):
-        self._total, self._action = total, action
+    def __init__(self, total: int, action: str, console: Console | None = None, unit: str = "records"):
+        self._total, self._action, self._unit = total, action, unit
         self._console = console or Console(stderr=True)
         self._done, self._skipped, self._note = 0, 0, ""
         self._bar = Progress(
@@ -68,5 +69,5 @@ class RecordProgress:
         rate = self._rate()
         left = f", {(self._total - self._done) / rate:,.0f} s left" if rate else ""
         note = f", {self._note}" if self._note else ""
-        text = f"{self._action}: {self._done:,} of {self._total:,} records, {rate:,.0f}/s{left}{note}"
+        text = f"{self._action}: {self._done:,} of {self._total:,} {self._unit}, {rate:,.0f}/s{left}{note}"
         self._console.print(text, highlight=False, markup=False, soft_wrap=True)

@@ -28,7 +28,7 @@ VOCABULARY_SIZE = 49408
 
 _SPECIAL_TOKENS = {"<start_of_text>": START_OF_TEXT, "<end_of_text>": END_OF_TEXT}
 _MERGE_COUNT = VOCABULARY_SIZE - 2 * 256 - len(_SPECIAL_TOKENS)
-_END_OF_WORD = "</w>"
+END_OF_WORD = "</w>"
 # A literal '<end_of_text>' is the special token only where a match starts with it, as in OpenCLIP; the case of
 # everything is ignored.
 _WORDS = regex.compile(
@@ -107,12 +107,19 @@ def _byte_symbols() -> tuple[str, ...]:
 
 @lru_cache(maxsize=1)
 def _merges() -> models.BPE:
-    """The merge table. Ids: printable bytes, other bytes, both again ending a word, merges in order, special tokens."""
+    vocabulary, merges = vocabulary_and_merges()
+    return models.BPE(vocab=vocabulary, merges=merges, end_of_word_suffix=END_OF_WORD)
+
+
+def vocabulary_and_merges() -> tuple[dict[str, int], list[tuple[str, str]]]:
+    """The id of each token but the special ones, and the pairs that are merged, in order.
+
+    Ids: printable bytes, other bytes, both again ending a word, merges in order; the special tokens come last.
+    """
     # In code point order the symbols of printable bytes come before the substitutes.
     symbols = sorted(_byte_symbols())
     with gzip.open(Path(__file__).with_name("bpe_simple_vocab_16e6.txt.gz"), "rt", encoding="utf-8") as lines:
         next(lines)  # the version
         merges = [(first, second) for first, second in (line.split() for line in islice(lines, _MERGE_COUNT))]
-    tokens = [*symbols, *(symbol + _END_OF_WORD for symbol in symbols), *(first + second for first, second in merges)]
-    vocabulary = {token: index for index, token in enumerate(tokens)}
-    return models.BPE(vocab=vocabulary, merges=merges, end_of_word_suffix=_END_OF_WORD)
+    tokens = [*symbols, *(symbol + END_OF_WORD for symbol in symbols), *(first + second for first, second in merges)]
+    return {token: index for index, token in enumerate(tokens)}, merges

@@ -6,6 +6,7 @@ is started before the next step may donate its arrays. A run that is killed anyw
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import signal
 import time
@@ -27,7 +28,8 @@ from bioclip_jax.parallel.sharding import batch_sharding
 from bioclip_jax.pipeline.loader import Loader, dataset_token_lengths, make_loader, require_vocabulary
 from bioclip_jax.pipeline.lock import exclusive
 from bioclip_jax.pipeline.readers import open_dataset
-from bioclip_jax.training.checkpointing import Checkpoints, prepare_work_dir
+from bioclip_jax.training.checkpointing import Checkpoints, finished_steps, prepare_work_dir
+from bioclip_jax.training.initial import load_initial, open_initial
 from bioclip_jax.training.metrics import MetricsWriter
 from bioclip_jax.training.progress import StepProgress
 from bioclip_jax.training.step import Program, TrainState, make_program
@@ -51,6 +53,8 @@ def train(config: TrainConfig, work_dir: Path, console: Console | None = None) -
     loader = open_loader(config)
     mesh = make_mesh(config.mesh.data, config.mesh.fsdp)
     check_devices(config, mesh.size)
+    if config.initial_weights and not finished_steps(work_dir):
+        open_initial(config)  # before anything is written
     prepare_work_dir(work_dir, config)
     with exclusive(work_dir / "lock", f"{work_dir}: another process is training here now"):
         return _train(config, work_dir, loader, mesh, console)
@@ -62,6 +66,9 @@ def _train(config: TrainConfig, work_dir: Path, loader: Loader, mesh: Mesh, cons
     state = checkpoints.restore_latest(program.abstract_state)
     if state is None:
         state = program.init()
+        if config.initial_weights:
+            parameters = load_initial(open_initial(config), config, mesh, console)
+            state = dataclasses.replace(state, parameters=parameters)
     first_step = int(jax.device_get(state.step))
     if first_step:
         console.print(f"continuing from step {first_step} of {config.total_steps}")

@@ -8,9 +8,9 @@ import sys
 import pytest
 from flax import nnx
 
+import bioclip_jax
 from bioclip_jax.cli import main
 from bioclip_jax.config import CLIPConfig, Preprocessing, TextConfig, VisionConfig
-from bioclip_jax.convert import open_clip as folders
 from bioclip_jax.evaluation.results import Results
 from bioclip_jax.evaluation.rows import Figure
 from bioclip_jax.models import clip
@@ -23,7 +23,8 @@ def test_killed_and_started_again(tmp_path):
     model, data, results = tmp_path / "model", tmp_path / "data", tmp_path / "out" / "results.sqlite"
     other = tmp_path / "other"
     for seed, folder in enumerate((other, model)):
-        folders.save(folder, TINY, Preprocessing(), clip.split(clip.CLIP(TINY, rngs=nnx.Rngs(seed)))[1])
+        parameters = clip.split(clip.CLIP(TINY, rngs=nnx.Rngs(seed)))[1]
+        bioclip_jax.Model(TINY, Preprocessing(), parameters).save(folder, "open_clip")
     world = ["--num-images", "40", "--num-species", "20", "--image-size", "32", "--test-images-per-species", "2"]
     main(["data", "build", "synthetic", str(data), *world])
     rest = ["--root", str(data), "--results", str(results), "--resamples", "20", "--no-few-shot", "--no-baseline"]

@@ -9,7 +9,6 @@ from flax import nnx
 
 import bioclip_jax
 from bioclip_jax.config import CLIPConfig, Preprocessing, TextConfig, VisionConfig
-from bioclip_jax.convert import open_clip
 from bioclip_jax.errors import UsageError, UserError
 from bioclip_jax.models import clip
 
@@ -21,7 +20,8 @@ CONFIG = CLIPConfig(24, VisionConfig(32, 16, 32, 2, 2), TextConfig(width=32, lay
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("model")
-    open_clip.save(folder, CONFIG, Preprocessing(), clip.split(clip.CLIP(CONFIG, rngs=nnx.Rngs(0)))[1])
+    parameters = clip.split(clip.CLIP(CONFIG, rngs=nnx.Rngs(0)))[1]
+    bioclip_jax.Model(CONFIG, Preprocessing(), parameters).save(folder, "open_clip")
     return folder
 
 

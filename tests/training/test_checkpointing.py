@@ -72,7 +72,7 @@ def test_any_checkpoint_of_a_run_can_be_opened(run):
 
 
 def test_exported_weights_give_the_same_features(run, tmp_path):
-    main(["convert", str(run[1]), str(tmp_path / "open_clip")])
+    main(["convert", str(run[1]), str(tmp_path / "open_clip"), "--to", "open_clip"])
     pixels = np.random.default_rng(0).integers(0, 256, (3, 32, 32, 3)).astype(np.uint8)
     ours, exported = bioclip_jax.load(run[1]), bioclip_jax.load(tmp_path / "open_clip")
     np.testing.assert_array_equal(ours.encode_image(pixels), exported.encode_image(pixels))

@@ -11,8 +11,9 @@ import pytest
 import safetensors.numpy
 
 from bioclip_jax.config import OptimizerConfig
-from bioclip_jax.convert import open_clip
-from bioclip_jax.convert.names import to_open_clip
+from bioclip_jax.convert.names import from_ours
+from bioclip_jax.convert.open_clip import open_source
+from bioclip_jax.convert.weights import Cast, TreeWeights, layers_of, read_tree
 from bioclip_jax.models import clip
 from bioclip_jax.training import step as training_step
 from bioclip_jax.training.optimizer import learning_rate_schedule, make_optimizer
@@ -37,7 +38,8 @@ def relative(ours, golden):
 
 
 def tiny(precision):
-    config, _, parameters = open_clip.load(GOLDENS)
+    source = open_source(GOLDENS)
+    config, parameters = source.config, read_tree(source, Cast())
     definition, _, _ = clip.abstract(config, dtype=precision, param_dtype=precision)
     return config, definition, jax.tree.map(lambda x: jnp.asarray(x, precision), parameters)
 
@@ -71,8 +73,16 @@ def without_key_third(bias):
     return np.concatenate([query, value])
 
 
+def to_open_clip(parameters, config):
+    weights = TreeWeights(parameters)
+    return {
+        parameter.keys("open_clip", layer)[0]: from_ours(weights.read(parameter, layer), parameter.layouts["open_clip"])
+        for parameter, layer in layers_of(config)
+    }
+
+
 def assert_parameters_close(parameters, config, golden_file, rows, bound, *, leave_out_key_bias=False):
-    ours = to_open_clip(jax.tree.map(np.asarray, parameters), config)
+    ours = to_open_clip(parameters, config)
     golden = safetensors.numpy.load_file(GOLDENS / golden_file)
     assert set(ours) == set(golden)
     ours["token_embedding.weight"] = ours["token_embedding.weight"][rows]

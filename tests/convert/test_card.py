@@ -1,0 +1,103 @@
+"""The model card says what is known, with intervals, and no string of data can be anything but text in it."""
+
+import dataclasses
+import json
+
+import pytest
+import yaml
+
+from bioclip_jax.cli import main
+from bioclip_jax.config import TrainConfig
+from bioclip_jax.convert.card import Accuracy, Provenance, model_card
+from bioclip_jax.convert.weights import Source, TreeWeights
+
+pytestmark = pytest.mark.core
+
+ACCURACY = Accuracy("synthetic", "abcdef" * 10, "unseen", "genus", "balanced_accuracy", 0.8312, 0.625, 0.992, 0.25, 4)
+
+
+def card(small, provenance, to="open_clip", where="folder/small"):
+    from bioclip_jax.config import Preprocessing
+
+    return model_card(Source(where, "a test", small, Preprocessing(), TreeWeights({})), to, "float32", provenance)
+
+
+def head(text):
+    return yaml.safe_load(text.split("---\n")[1])
+
+
+def test_a_card_of_a_run_says_how_it_was_trained_and_how_good_it_is(small):
+    training = json.loads(json.dumps(dataclasses.asdict(TrainConfig())))
+    text = card(small, Provenance(training, 900, "demo", "0123abcd", "fedc", (ACCURACY,), ("A. Author 2025",), "mit"))
+    assert head(text)["license"] == "mit"
+    assert head(text)["library_name"] == "open_clip"
+    assert "# small\n" in text
+    assert "Step 900 of a run" in text
+    assert '"learning_rate": 0.0001' in text
+    assert "manifest hash `0123abcd`" in text
+    assert "| synthetic | unseen | genus | balanced accuracy | 83.1 (62.5 to 99.2) | 25.0 | 4 |" in text
+    assert "A. Author 2025" in text
+    assert "0.48145466, 0.4578275, 0.40821073" in text
+    assert "2023" not in text
+
+
+def test_a_card_of_unknown_weights_claims_nothing(small):
+    text = card(small, Provenance())
+    assert "license" not in head(text)
+    assert "Not stated" in text
+    assert "Not known here" in text
+    assert "No results of these weights" in text
+
+
+@pytest.mark.parametrize("to", ["open_clip", "hugging_face", "orbax", "onnx"])
+def test_every_format_says_how_it_is_opened(small, to):
+    assert "path/of/this/folder" in card(small, Provenance(), to)
+
+
+def test_strings_of_data_are_only_text(small):
+    evil = "x](javascript:1) | `a` <script>alert(1)</script>\n# Title\n---\nlicense: mit"
+    accuracy = dataclasses.replace(ACCURACY, benchmark=evil, split=evil)
+    provenance = Provenance({"data": {"dataset": evil}}, 1, evil, "a", "b", (accuracy,), (evil,))
+    text = card(small, provenance, where=f"a/{evil}")
+    code = [line for line in text.splitlines() if line.startswith("    ")]
+    outside = [line for line in text.splitlines() if not line.startswith("    ")]
+    assert any("<script>" in line for line in code)
+    assert not any("<script>" in line or line.startswith(("# Title", "license")) for line in outside)
+    assert text.count("\n---\n") == 1
+    rows = [line for line in text.splitlines() if "83.1" in line]
+    assert [line.replace("\\|", "").count("|") for line in rows] == [8]
+
+
+def test_a_converted_run_has_its_results_in_the_card(tmp_path, capsys):
+    config = """
+from bioclip_jax.config import *
+config = TrainConfig(
+    model=CLIPConfig(16, VisionConfig(32, 16, 32, 1, 2), TextConfig(width=32, layers=1, heads=2)),
+    data=DataConfig(dataset=__file__.replace("small.py", "data")), global_batch_size=16, total_steps=2, dtype="float32",
+)
+"""
+    (tmp_path / "small.py").write_text(config)
+    world = ["--num-images", "40", "--num-species", "20", "--image-size", "32", "--test-images-per-species", "2"]
+    main(["data", "build", "synthetic", str(tmp_path / "data"), "--name", "drawn", *world])
+    run = tmp_path / "run"
+    main(["train", str(tmp_path / "small.py"), "--work-dir", str(run)])
+    rest = ["--resamples", "20", "--no-few-shot", "--no-baseline"]
+    main(["eval", str(run), "synthetic", "--root", str(tmp_path / "data"), *rest])
+    main(["convert", str(run), str(tmp_path / "out"), "--to", "hugging_face", "--license", "cc0-1.0"])
+    text = (tmp_path / "out" / "README.md").read_text()
+    manifest = json.loads((tmp_path / "data" / "manifest.json").read_text())
+    assert f"Dataset: drawn, manifest hash `{manifest['hash']}`" in text
+    assert "Step 2 of a run" in text
+    assert "| seen | species | balanced accuracy |" in text
+    assert head(text)["license"] == "cc0-1.0"
+    assert str(tmp_path) not in text
+
+    with pytest.raises(SystemExit):
+        main(["convert", str(run), str(tmp_path / "out"), "--to", "orbax", "--overwrite", "--license", "a\nb: c"])
+    assert "--license 'a\\nb: c': expected an SPDX identifier" in capsys.readouterr().err
+
+    # Results of other weights are not this model's.
+    main(["train", str(tmp_path / "small.py"), "--work-dir", str(tmp_path / "other"), "--seed", "7"])
+    (tmp_path / "other" / "results.sqlite").write_bytes((run / "results.sqlite").read_bytes())
+    main(["convert", str(tmp_path / "other"), str(tmp_path / "out2"), "--to", "orbax"])
+    assert "No results of these weights" in (tmp_path / "out2" / "README.md").read_text()
