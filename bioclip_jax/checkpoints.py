@@ -14,6 +14,8 @@ from orbax.checkpoint import v1 as ocp
 
 from bioclip_jax.errors import UserError
 
+CHUNK_BYTES = 2**22
+
 
 def load_tree(path: Path, abstract: Any) -> Any:
     """The part of an Orbax checkpoint that `abstract` (a tree of `jax.ShapeDtypeStruct`) names.
@@ -46,6 +48,8 @@ def save_tree(path: Path, tree: Any) -> None:
     # The arrays stay as they are until this returns, and weights do not compress: either would hold another copy.
     context.memory.deepcopy_host_arrays = False
     context.array.saving.use_compression = False
+    # In parts, so that a process that needs some of an array reads little more than that.
+    context.array.saving.storage_options.chunk_byte_size = CHUNK_BYTES
     with context:
         ocp.save(path.absolute(), tree)
 

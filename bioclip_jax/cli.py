@@ -148,8 +148,6 @@ def train(arguments: Sequence[str]) -> None:
         if dry_run:
             print(describe(config))
             return
-        # Orbax logs the traceback of a failed save, which our own error says in one line.
-        logging.getLogger("absl").setLevel(logging.CRITICAL)
         run_training(config, work_dir)
 
     _parse(train, arguments[1:], f"train {arguments[0]}")
@@ -254,7 +252,7 @@ def evaluate(arguments: Sequence[str]) -> None:
             few_shot=few_shot,
         )
         encoder = load(model, overrides=preprocessing.given())
-        folder = Path(model) if (Path(model) / "config.json").is_file() else Path()
+        folder = Path(model) if (Path(model) / "checkpoints").is_dir() else Path()
         run(encoder, chosen, results or folder / "results.sqlite", settings=settings, batch_size=batch_size)
 
     _parse(evaluate, arguments, "eval")
@@ -384,12 +382,19 @@ def _dispatch(arguments: Sequence[str]) -> None:
     raise UsageError(f"no command {' '.join(arguments[:2])!r}; the commands are {names}")
 
 
+def _one_line(text: str) -> str:
+    """Names in files may hold anything, and a terminal obeys some of it."""
+    return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in text)
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """The console script. Exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted."""
+    # Orbax logs at length what our own errors say in one line.
+    logging.getLogger("absl").setLevel(logging.CRITICAL)
     try:
         _dispatch(sys.argv[1:] if arguments is None else arguments)
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {_one_line(str(error))}", file=sys.stderr)
         raise SystemExit(error.exit_code) from None
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)

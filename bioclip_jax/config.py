@@ -21,6 +21,7 @@ Precision = Literal["float32", "bfloat16", "float64"]
 RematPolicy = Literal["none", "dots", "full"]
 Attention = Literal["xla", "cudnn"]
 
+MOST_LAYERS = 10_000
 LAYER_NORM_EPS = 1e-5
 """PyTorch's default, which every CLIP was trained with (nnx's is 1e-6)."""
 OPENAI_MEAN, OPENAI_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
@@ -83,6 +84,8 @@ class CLIPConfig:
                 f"vision.image_size {self.vision.image_size} is not a multiple of patch_size {self.vision.patch_size}"
             )
         for name, tower in (("vision", self.vision), ("text", self.text)):
+            if tower.layers > MOST_LAYERS:
+                raise UsageError(f"{name}.layers is {tower.layers}; at most {MOST_LAYERS} make sense")
             if tower.width % tower.heads:
                 raise UsageError(f"{name}.width {tower.width} is not a multiple of {name}.heads {tower.heads}")
 
@@ -133,6 +136,15 @@ class Preprocessing:
     geometry: Literal["center_crop", "squash"] = "center_crop"
     """Evaluation: shortest side to the input size, then the centre; or both sides to the input size."""
     interpolation: Literal["bicubic", "bilinear"] = "bicubic"
+
+    def __post_init__(self) -> None:
+        for name, low in (("mean", 0.0), ("std", 1e-6)):
+            value = getattr(self, name)
+            if len(value) != 3 or not all(low <= x <= 1 for x in value):
+                raise UsageError(f"preprocessing.{name} is {value}; it has to be three numbers, for values in 0..1")
+        for name, choices in (("geometry", ("center_crop", "squash")), ("interpolation", ("bicubic", "bilinear"))):
+            if getattr(self, name) not in choices:
+                raise UsageError(f"preprocessing.{name} is {getattr(self, name)!r}, not one of {', '.join(choices)}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -225,8 +237,8 @@ class TrainConfig:
     model: CLIPConfig = CLIPConfig()
     preprocessing: Preprocessing = Preprocessing()
     initial_weights: str = ""
-    """Model to start from, instead of random weights: anything that `bioclip-jax convert` reads, of the same shape. A
-    second projector that it lacks starts as a copy of the first."""
+    """Model to start from, instead of random weights: a run, folder or hf-hub:owner/name that `bioclip-jax convert`
+    reads, of the same shape. A second projector that it lacks starts as a copy of the first."""
     data: DataConfig = DataConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
     mesh: MeshConfig = MeshConfig()
@@ -261,9 +273,15 @@ def to_json(config: Any) -> str:
     return json.dumps(dataclasses.asdict(config), indent=2, default=os.fspath)
 
 
+_JSON_TYPES: dict[Any, Any] = {int: int, float: (int, float), str: str, bool: bool}
+
+
 def from_dict(kind: type[Any], value: Any) -> Any:
-    """A config dataclass of type `kind` from parsed JSON; lists become tuples, missing fields take
-    their defaults, unknown ones are errors.
+    """A config dataclass of type `kind` from parsed JSON; lists become tuples, missing fields take their defaults.
+
+    Raises:
+        UserError: an unknown field, or a value of another type; the message names it.
+        UsageError: a value that makes no sense.
     """
     if dataclasses.is_dataclass(kind):
         if not isinstance(value, dict):
@@ -272,10 +290,24 @@ def from_dict(kind: type[Any], value: Any) -> Any:
         unknown = sorted(set(value) - set(hints))
         if unknown:
             raise UserError(f"{kind.__name__}: unknown field {unknown[0]!r}")
-        return kind(**{name: from_dict(hints[name], value[name]) for name in value})
-    origin = typing.get_origin(kind)
+        fields = {}
+        for name in value:
+            try:
+                fields[name] = from_dict(hints[name], value[name])
+            except UserError as error:
+                raise UserError(f"{name}: {error}") from None
+        return kind(**fields)
+    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
     if origin is tuple:
-        return tuple(value)
+        if not isinstance(value, list | tuple):
+            raise UserError(f"expected a list, got {value!r}")
+        return tuple(from_dict(arguments[0], item) for item in value)
     if origin in (typing.Union, types.UnionType) and value is None:
         return None
+    if origin is Literal and value not in arguments:
+        raise UserError(f"expected one of {', '.join(map(str, arguments))}, got {value!r}")
+    if kind in _JSON_TYPES and (
+        not isinstance(value, _JSON_TYPES[kind]) or (isinstance(value, bool) and kind is not bool)
+    ):
+        raise UserError(f"expected {kind.__name__}, got {value!r}")
     return value

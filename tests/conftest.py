@@ -10,6 +10,7 @@ from types import ModuleType
 import pytest
 
 # Before anything imports jax; workers and subprocesses inherit it.
+os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test asks the network; read when huggingface_hub is imported
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("JAX_NUM_CPU_DEVICES", "4")
 # Four devices share a few cores: threads within an operation could all wait for a device that waits for a thread.

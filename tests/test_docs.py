@@ -45,12 +45,11 @@ def folder_of_a_reader(tmp_path, monkeypatch, photos):
     import PIL.Image
 
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     PIL.Image.open(next((photos / "images").rglob("*.jpg"))).convert("RGB").save("photo.jpg")
     Path("my").mkdir()
     Path("my/config.py").write_text(CONFIG)
     main(["train", "my/config.py", "--work-dir", "my/run"])
-    for to in ("open_clip", "hugging_face"):
+    for to in ("open_clip", "hugging_face", "onnx"):
         main(["convert", "my/run", f"my/{to}", "--to", to])
     return tmp_path
 
@@ -77,5 +76,5 @@ def test_every_block_of_the_page_on_weights_runs(folder_of_a_reader, open_clip, 
 
 def test_commands_that_the_page_names_in_passing_are_right():
     text = (ROOT / "docs" / "weights.md").read_text(encoding="utf-8")
-    named = re.findall(r"`bioclip-jax (convert [^`]*)`", text)
-    assert named == ["convert my/run my/open_clip --to open_clip", "convert my/run my/hugging_face --to hugging_face"]
+    named = re.findall(r"`bioclip-jax convert ([^`]*)`", text)
+    assert named == [f"my/run my/{to} --to {to}" for to in ("open_clip", "hugging_face", "onnx")]

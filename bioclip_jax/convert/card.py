@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from bioclip_jax.config import CLIPConfig, Preprocessing
+from bioclip_jax.convert.names import parameters_of
 from bioclip_jax.convert.weights import Source, shapes_of
 
 CITATION = """@inproceedings{gu2025bioclip2,
@@ -25,6 +26,11 @@ CITATION = """@inproceedings{gu2025bioclip2,
   volume = {38},
   year = {2025}
 }"""
+
+REPLAY = (
+    "With these weights comes a second visual projector, `visual.continual_proj` in OpenCLIP's names, which served "
+    "experience replay. Stock OpenCLIP refuses a folder that holds it; BioCLIP 2's training code takes it."
+)
 
 USE = {
     "open_clip": """```python
@@ -44,10 +50,16 @@ import bioclip_jax
 model = bioclip_jax.load("FOLDER")
 ```""",
     "onnx": """```python
-import onnxruntime
+import onnxruntime, tokenizers
 
 images = onnxruntime.InferenceSession("FOLDER/onnx/vision_model.onnx")
-(features,) = images.run(None, {"pixel_values": pixels})  # float32 [batch, 3, size, size], normalised as said above
+texts = onnxruntime.InferenceSession("FOLDER/onnx/text_model.onnx")
+tokenizer = tokenizers.Tokenizer.from_file("FOLDER/tokenizer.json")
+tokenizer.enable_padding(pad_id=49407, pad_token="<|endoftext|>")
+ids = [encoding.ids for encoding in tokenizer.encode_batch(["a photo of Corvus corax.", "a photo of Vulpes vulpes."])]
+(text_embeds,) = texts.run(None, {"input_ids": ids})  # int64 [batch, up to the context]
+(image_embeds,) = images.run(None, {"pixel_values": pixels})  # float32 [batch, 3, size, size], prepared as below
+logits = LOGIT_SCALE * image_embeds @ text_embeds.T  # both are L2-normalised; a softmax over texts gives probabilities
 ```""",
 }
 """How the folder is opened, by format."""
@@ -76,6 +88,8 @@ class Provenance:
     training: Mapping[str, Any] | None = None
     """The config of the run."""
     step: int | None = None
+    initial_weights: str = ""
+    """What the run started from, where that was not random."""
     dataset: str = ""
     dataset_hash: str = ""
     """Of the training data's manifest."""
@@ -98,23 +112,25 @@ class _Page:
         return [f"| {' | '.join(row)} |" for row in (head, ["---"] * len(head), *rows)]
 
 
-def model_card(source: Source, to: str, dtype: str, provenance: Provenance) -> str:
-    """The card as Markdown with the Hub's YAML head; `to` is the format, `dtype` the type of the weights."""
-    library = {"open_clip": "open_clip", "hugging_face": "transformers", "onnx": "transformers.js"}.get(to)
-    tags = ["biology", "CLIP", "zero-shot-image-classification"]
-    head = ["---", *(f"- {tag}" for tag in tags), "---"]
-    head[1:1] = ["tags:"]
-    if library:
-        head.insert(1, f"library_name: {library}")
-    if provenance.license:
-        head.insert(1, f"license: {json.dumps(provenance.license)}")
-    page = _Page([*head, "", f"# {_text(source.name)}"])
+def model_card(source: Source, to: str, dtype: str, provenance: Provenance, *, has_replay: bool = False) -> str:
+    """The card as Markdown with the Hub's YAML head.
+
+    Args:
+        source: the model.
+        to: format of the folder.
+        dtype: type of its weights.
+        provenance: what else is known.
+        has_replay: whether the second visual projector is in the folder.
+    """
+    page = _Page([*_head(to, provenance), "", f"# {_text(source.name)}"])
     page.lines += ["", f"A CLIP model of images and texts, written by bioclip_jax from {_text(source.kind)}."]
-    use = USE[to].replace("_model.onnx", "_model_fp16.onnx") if dtype == "float16" else USE[to]
-    page.section("Use", use.replace("FOLDER", "path/of/this/folder"))
-    page.section(
-        "Sizes", *page.table(("", "images", "texts"), _sizes(source.config)), "", _totals(source.config, dtype)
-    )
+    scale = logit_scale(source)
+    use = USE[to].replace("FOLDER", "path/of/this/folder").replace("LOGIT_SCALE", f"{scale:.6g}")
+    page.section("Use", use.replace("_model.onnx", "_model_fp16.onnx") if dtype == "float16" else use)
+    sizes = page.table(("", "images", "texts"), _sizes(source.config))
+    page.section("Sizes", *sizes, "", _totals(source.config, dtype), f"The logit scale is {scale:.6g}.")
+    if has_replay:
+        page.lines += ["", REPLAY]
     page.section("Preprocessing", *page.table(("", ""), _preprocessing(source.config, source.preprocessing)))
     page.section("Training", *_training(provenance))
     page.section("Accuracy", *_accuracy(page, provenance))
@@ -122,10 +138,33 @@ def model_card(source: Source, to: str, dtype: str, provenance: Provenance) -> s
         f"{_text(provenance.license)}." if provenance.license else "Not stated: ask whoever made the weights."
     )
     page.section("Licence", license_line)
-    page.section(
-        "Citation", "```bibtex", CITATION, "```", *(f"\n{_text(text)}" for text in provenance.citations if text)
-    )
+    page.section("Citation", *_citation(provenance))
     return "\n".join(page.lines) + "\n"
+
+
+def logit_scale(source: Source) -> float:
+    """The factor between cosine similarities and logits."""
+    (parameter,) = (parameter for parameter in parameters_of(source.config) if parameter.path == "logit_scale")
+    return math.exp(float(source.weights.read(parameter)))
+
+
+def _head(to: str, provenance: Provenance) -> list[str]:
+    fields: dict[str, Any] = {}
+    if provenance.license:
+        fields["license"] = provenance.license.lower()
+    if to in ("open_clip", "hugging_face", "onnx"):
+        fields["library_name"] = {"hugging_face": "transformers", "onnx": "transformers.js"}.get(to, to)
+        fields["pipeline_tag"] = "zero-shot-image-classification"
+    if provenance.initial_weights.startswith("hf-hub:"):
+        fields["base_model"] = provenance.initial_weights.removeprefix("hf-hub:").partition("@")[0]
+    fields["tags"] = ["clip", *(["biology"] if provenance.training is not None else [])]
+    return ["---", *(f"{name}: {json.dumps(value)}" for name, value in fields.items()), "---"]
+
+
+def _citation(provenance: Provenance) -> list[str]:
+    if provenance.training is None:
+        return ["Cite those who made the weights, as their own card says."]
+    return ["```bibtex", CITATION, "```", *(f"\n{_text(text)}" for text in provenance.citations if text)]
 
 
 def _sizes(config: CLIPConfig) -> list[list[str]]:
@@ -174,7 +213,10 @@ def _training(provenance: Provenance) -> list[str]:
     if provenance.training is None:
         lines.append("Not known here: the weights were converted, and their own card says how they were trained.")
     else:
-        lines.append(f"Step {provenance.step:,} of a run with this config:")
+        start = (
+            f"from the weights of {_text(provenance.initial_weights)}" if provenance.initial_weights else "from scratch"
+        )
+        lines.append(f"Step {provenance.step:,} of a run that started {start}, with this config:")
         # Indented, so that no string in it can end a fence.
         lines += ["", *(f"    {line}" for line in json.dumps(provenance.training, indent=2).splitlines())]
     if provenance.dataset:

@@ -65,10 +65,7 @@ def _write(
     for parameter, layer in layers_of(source.config):
         if is_written(parameter):
             dtype = (cast.target or source.weights.dtype(parameter, layer)).name
-            keys = parameter.keys(form, layer)
-            shape = parameter.file_shape(form)
-            part = (shape[0] // len(keys), *shape[1:]) if shape else ()
-            specs.update(dict.fromkeys(keys, Spec(dtype, part)))
+            specs.update(dict.fromkeys(parameter.keys(form, layer), Spec(dtype, parameter.part_shape(form))))
     writer = ShardedWriter(folder, stem, specs, shard_bytes or 2**63)
 
     def write(parameter: Parameter, layer: int, array: np.ndarray) -> None:

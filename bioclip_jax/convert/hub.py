@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import errno
+import re
+import sys
 from pathlib import Path
 
 from bioclip_jax.convert import hugging_face, open_clip
@@ -9,6 +12,11 @@ from bioclip_jax.errors import UsageError, UserError
 
 PREFIX = "hf-hub:"
 SECONDS_TO_WAIT = 10.0
+
+
+def is_hub_name(name: str) -> bool:
+    """Whether it has the form owner/name."""
+    return bool(re.fullmatch(r"[\w.-]+/[\w.-]+", name))
 
 
 def fetch(name: str) -> Path:
@@ -27,6 +35,8 @@ def fetch(name: str) -> Path:
     from huggingface_hub import errors as hub
 
     repository, _, revision = name.removeprefix(PREFIX).partition("@")
+    if not is_hub_name(repository):
+        raise UsageError(f"{name!r}: expected {PREFIX}owner/name or {PREFIX}owner/name@revision")
     try:
         # Asked first because it alone gives up in time where the network hangs.
         info = HfApi().model_info(repository, revision=revision or None, timeout=SECONDS_TO_WAIT)
@@ -42,6 +52,8 @@ def fetch(name: str) -> Path:
     except hub.RepositoryNotFoundError:
         raise UserError(f"{name}: the Hub has no such model, or it is private and HF_TOKEN is not set") from None
     except Exception as error:  # the HTTP client has many of its own
+        if getattr(error, "errno", None) in (errno.ENOSPC, errno.EACCES, errno.EROFS):
+            raise UserError(f"{name}: cannot be kept in the cache ({error})") from None
         return _cached(name, repository, revision, error)
     raise UserError(f"{name}: there is neither {open_clip.CONFIG_NAME} nor {hugging_face.CONFIG_NAME} with weights")
 
@@ -54,7 +66,7 @@ def _wanted(files: list[str]) -> list[str]:
         first = next((file for file in weights if file in files), None)
         if config in files and first:
             parts = [file for file in files if file.startswith(f"{first.split('.')[0]}-")] if "index" in first else []
-            return [config, hugging_face.PREPROCESSOR_NAME, first, *parts]
+            return [config, hugging_face.PREPROCESSOR_NAME, hugging_face.PROCESSOR_NAME, first, *parts]
     return []
 
 
@@ -64,7 +76,9 @@ def _cached(name: str, repository: str, revision: str, error: Exception) -> Path
     from huggingface_hub.errors import LocalEntryNotFoundError
 
     try:
-        return Path(snapshot_download(repository, revision=revision or None, local_files_only=True))
+        folder = Path(snapshot_download(repository, revision=revision or None, local_files_only=True))
+        print(f"note: the Hugging Face Hub cannot be reached; an earlier download of {name} is used", file=sys.stderr)
+        return folder
     except LocalEntryNotFoundError:
         reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
         raise UserError(

@@ -7,6 +7,7 @@ transformers nor PyTorch is needed to read or write one.
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +21,14 @@ from bioclip_jax.config import (
     TextConfig,
     VisionConfig,
 )
-from bioclip_jax.convert.open_clip import open_tensors, three_numbers
+from bioclip_jax.convert.open_clip import make_preprocessing, open_tensors, three_numbers, whole
 from bioclip_jax.convert.safetensors_files import INDEX_SUFFIX, read_json
 from bioclip_jax.convert.weights import FileWeights, Source
 from bioclip_jax.errors import UsageError, UserError
 from bioclip_jax.text.tokenizer import END_OF_TEXT, START_OF_TEXT
 
-CONFIG_NAME, PREPROCESSOR_NAME, WEIGHTS_STEM = "config.json", "preprocessor_config.json", "model"
+CONFIG_NAME, WEIGHTS_STEM = "config.json", "model"
+PREPROCESSOR_NAME, PROCESSOR_NAME = "preprocessor_config.json", "processor_config.json"
 WEIGHTS_NAMES = ("model.safetensors", f"model.safetensors{INDEX_SUFFIX}", "pytorch_model.bin")
 
 # transformers' defaults: a config.json leaves out what equals them.
@@ -39,6 +41,7 @@ _TEXT = {
     "max_position_embeddings": 77,
     "hidden_act": "quick_gelu",
     "layer_norm_eps": 1e-5,
+    "eos_token_id": END_OF_TEXT,
 }
 _VISION = {
     "hidden_size": 768,
@@ -52,8 +55,6 @@ _VISION = {
     "layer_norm_eps": 1e-5,
 }
 _PROJECTION_DIM = 512
-_RESAMPLE = {2: "bilinear", 3: "bicubic"}
-"""Pillow's numbers."""
 
 
 def is_hugging_face(folder: Path) -> bool:
@@ -74,11 +75,21 @@ def open_source(folder: Path) -> Source:
     if not found:
         raise UserError(f"{folder}: there is {CONFIG_NAME} but no weights ({', '.join(WEIGHTS_NAMES)})")
     weights = FileWeights(open_tensors(found[0]), "hugging_face", config, str(found[0]))
-    preprocess = Preprocessing()
-    if (folder / PREPROCESSOR_NAME).is_file():
-        fields = read_json(folder / PREPROCESSOR_NAME)
-        preprocess = preprocessing_from(fields, config.vision.image_size, str(folder / PREPROCESSOR_NAME))
-    return Source(str(folder), "a Hugging Face folder", config, preprocess, weights)
+    preprocess = _preprocessing(folder, config.vision.image_size)
+    return Source(str(folder), "a Hugging Face folder", config, preprocess, weights, folder.name)
+
+
+def _preprocessing(folder: Path, image_size: int) -> Preprocessing:
+    for name in (PREPROCESSOR_NAME, PROCESSOR_NAME):
+        path = folder / name
+        if path.is_file():
+            content = read_json(path)
+            # What transformers 5 writes of a whole CLIPProcessor.
+            fields = content.get("image_processor") if name == PROCESSOR_NAME else content
+            if isinstance(fields, dict):
+                return preprocessing_from(fields, image_size, str(path))
+    print(f"note: {folder} does not say how photos are prepared; OpenAI CLIP's way is assumed", file=sys.stderr)
+    return Preprocessing()
 
 
 def config_from(description: dict[str, Any], where: str) -> CLIPConfig:
@@ -95,27 +106,27 @@ def config_from(description: dict[str, Any], where: str) -> CLIPConfig:
             _tower(description, name, defaults) for name, defaults in (("text", _TEXT), ("vision", _VISION))
         )
         return CLIPConfig(
-            embed_dim=int(description.get("projection_dim", _PROJECTION_DIM)),
+            embed_dim=whole(description.get("projection_dim", _PROJECTION_DIM)),
             vision=VisionConfig(
-                image_size=int(vision["image_size"]),
-                patch_size=int(vision["patch_size"]),
-                width=int(vision["hidden_size"]),
-                layers=int(vision["num_hidden_layers"]),
-                heads=int(vision["num_attention_heads"]),
+                image_size=whole(vision["image_size"]),
+                patch_size=whole(vision["patch_size"]),
+                width=whole(vision["hidden_size"]),
+                layers=whole(vision["num_hidden_layers"]),
+                heads=whole(vision["num_attention_heads"]),
                 mlp_ratio=_mlp_ratio(vision),
             ),
             text=TextConfig(
-                context_length=int(text["max_position_embeddings"]),
-                vocab_size=int(text["vocab_size"]),
-                width=int(text["hidden_size"]),
-                layers=int(text["num_hidden_layers"]),
-                heads=int(text["num_attention_heads"]),
+                context_length=whole(text["max_position_embeddings"]),
+                vocab_size=whole(text["vocab_size"]),
+                width=whole(text["hidden_size"]),
+                layers=whole(text["num_hidden_layers"]),
+                heads=whole(text["num_attention_heads"]),
                 mlp_ratio=_mlp_ratio(text),
             ),
-            activation=_activation(text, vision, where),
+            activation=_checked_activation(text, vision, where),
         )
     except (KeyError, TypeError, ValueError, ArithmeticError, UsageError) as error:
-        raise UserError(f"{where}: cannot make a model of it: {type(error).__name__} {error}") from None
+        raise UserError(f"{where}: cannot make a model of it: {error}") from None
 
 
 def _tower(description: dict[str, Any], name: str, defaults: dict[str, Any]) -> dict[str, Any]:
@@ -125,13 +136,18 @@ def _tower(description: dict[str, Any], name: str, defaults: dict[str, Any]) -> 
 
 
 def _mlp_ratio(tower: dict[str, Any]) -> float:
-    width, hidden = int(tower["hidden_size"]), int(tower["intermediate_size"])
+    width, hidden = whole(tower["hidden_size"]), whole(tower["intermediate_size"])
     ratio = hidden / width
     # Where the product is rounded down to one less, the middle of the ratios that give `hidden`.
     return ratio if int(width * ratio) == hidden else (hidden + 0.5) / width
 
 
-def _activation(text: dict[str, Any], vision: dict[str, Any], where: str) -> Activation:
+def _checked_activation(text: dict[str, Any], vision: dict[str, Any], where: str) -> Activation:
+    """The towers' GELU, after a look at all that our towers cannot vary."""
+    end, last = text["eos_token_id"], text["vocab_size"] - 1
+    # 2 is what old files say, and transformers then takes the largest id, as we do.
+    if end not in (2, last):
+        raise UserError(f"{where}: text_config.eos_token_id is {end}, and texts are read at the largest id, {last}")
     for name, tower in (("text_config", text), ("vision_config", vision)):
         if tower["layer_norm_eps"] != LAYER_NORM_EPS:
             raise UserError(f"{where}: {name}.layer_norm_eps is {tower['layer_norm_eps']}, not {LAYER_NORM_EPS}")
@@ -150,33 +166,31 @@ def preprocessing_from(fields: dict[str, Any], image_size: int, where: str) -> P
     """Our preprocessing from a `preprocessor_config.json`.
 
     Raises:
-        UserError: it does what the three geometries and interpolations here do not.
+        UserError: it does what the geometries and interpolations here do not, or makes no sense.
     """
     steps = {name: fields.get(name, True) for name in ("do_resize", "do_rescale", "do_normalize")}
-    crops, size, crop = fields.get("do_center_crop", True), fields.get("size"), fields.get("crop_size")
-    resample = fields.get("resample", 3)
-    if (
-        not all(steps.values())
-        or resample not in _RESAMPLE
-        or abs(fields.get("rescale_factor", 1 / 255) * 255 - 1) > 1e-6
-    ):
-        raise UserError(f"{where}: resample {resample} with {steps} cannot be reproduced")
-    shortest = size if isinstance(size, int) else (size or {"shortest_edge": image_size}).get("shortest_edge")
-    pair = [(size or {}).get(side) for side in ("height", "width")] if not isinstance(size, int) else []
-    cut = {crop} if isinstance(crop, int) else set((crop or {"height": image_size, "width": image_size}).values())
-    if crops and shortest == image_size and cut == {image_size}:
+    resample, factor = fields.get("resample", 3), fields.get("rescale_factor", 1 / 255)
+    rescales = isinstance(factor, int | float) and abs(factor * 255 - 1) < 1e-6
+    if not all(steps.values()) or not rescales or resample not in (2, 3):
+        raise UserError(
+            f"{where}: resample {resample!r} and rescale_factor {factor!r} with {steps} cannot be reproduced"
+        )
+    crops, size = fields.get("do_center_crop", True), fields.get("size", {"shortest_edge": image_size})
+    both = {"height": image_size, "width": image_size}
+    cuts_whole = fields.get("crop_size", both) in (image_size, both)
+    if crops and cuts_whole and size in (image_size, {"shortest_edge": image_size}):
         geometry = "center_crop"
-    elif pair == [image_size] * 2 and (not crops or cut == {image_size}):
+    elif size == both and (not crops or cuts_whole):
         geometry = "squash"
     else:
-        raise UserError(
-            f"{where}: size {size} with crop {crop if crops else None} is not the model's {image_size} pixels"
-        )
-    return Preprocessing(
+        crop = fields.get("crop_size") if crops else None
+        raise UserError(f"{where}: size {size!r} with crop {crop!r} is not the model's {image_size} pixels")
+    return make_preprocessing(
+        where,
         mean=three_numbers(fields.get("image_mean") or OPENAI_MEAN, "image_mean", where),
         std=three_numbers(fields.get("image_std") or OPENAI_STD, "image_std", where),
-        geometry="squash" if geometry == "squash" else "center_crop",
-        interpolation="bilinear" if resample == 2 else "bicubic",
+        geometry=geometry,
+        interpolation="bilinear" if resample == 2 else "bicubic",  # Pillow's numbers
     )
 
 

@@ -131,6 +131,11 @@ class Parameter:
             return (width, 3, side, side)
         return self.shape[::-1] if self.layouts[form] == "transposed" else self.shape
 
+    def part_shape(self, form: Format) -> Shape:
+        """Shape of each tensor that one layer of it is made of there."""
+        shape = self.file_shape(form)
+        return (shape[0] // len(self.keys(form)), *shape[1:]) if shape else ()
+
     def layer_indices(self) -> range:
         """0 .. layers - 1; one pass for what is not stacked."""
         return range(1 if self.layers is None else self.layers)
@@ -147,11 +152,8 @@ def expected_shapes(config: CLIPConfig, form: Format) -> Mapping[str, Shape]:
     shapes: dict[str, Shape] = {}
     for parameter in parameters_of(config):
         if parameter.exists_in(form):
-            rows, *rest = parameter.file_shape(form) or (1,)
             for layer in parameter.layer_indices():
-                keys = parameter.keys(form, layer)
-                part = (rows // len(keys), *rest) if parameter.shape else ()
-                shapes.update(dict.fromkeys(keys, part))
+                shapes.update(dict.fromkeys(parameter.keys(form, layer), parameter.part_shape(form)))
     return shapes
 
 

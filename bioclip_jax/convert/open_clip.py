@@ -28,7 +28,7 @@ WEIGHTS_NAMES = (
     "model.safetensors",
     "pytorch_model.bin",
 )
-"""Where weights are looked for, in this order, which is OpenCLIP's."""
+"""Where weights are looked for, in this order: OpenCLIP's, with an index of several files, which it cannot read."""
 
 
 def open_source(folder: Path) -> Source:
@@ -51,8 +51,11 @@ def open_source(folder: Path) -> Source:
         description["model_cfg"], replay_projector=has_replay_projector(tensors.specs), where=str(path)
     )
     weights = FileWeights(tensors, "open_clip", config, str(found[0]))
-    preprocess = preprocessing_from(description.get("preprocess_cfg") or {}, config.vision.image_size, str(path))
-    return Source(str(folder), "an OpenCLIP folder", config, preprocess, weights)
+    fields = description.get("preprocess_cfg") or {}
+    if not isinstance(fields, dict):
+        raise UserError(f"{path}: preprocess_cfg is {fields!r:.80}, not an object")
+    preprocess = preprocessing_from(fields, config.vision.image_size, str(path))
+    return Source(str(folder), "an OpenCLIP folder", config, preprocess, weights, folder.name)
 
 
 def open_tensors(path: Path) -> Tensors:
@@ -111,32 +114,34 @@ def config_from(model: dict[str, Any], *, replay_projector: bool, where: str) ->
     try:
         vision, text = model["vision_cfg"], model["text_cfg"]
         _refuse_other_models({"model_cfg": model, "vision_cfg": vision, "text_cfg": text}, where)
-        width, head_width = int(vision.get("width", 768)), int(vision.get("head_width", 64))
+        width, head_width = whole(vision.get("width", 768)), whole(vision.get("head_width", 64))
         if width % head_width:
             raise UserError(f"{where}: vision_cfg.width {width} is not a multiple of head_width {head_width}")
         return CLIPConfig(
-            embed_dim=int(model["embed_dim"]),
+            embed_dim=whole(model["embed_dim"]),
             vision=VisionConfig(
                 image_size=_side(vision.get("image_size", 224)),
                 patch_size=_side(vision.get("patch_size", 16)),
                 width=width,
-                layers=int(vision.get("layers", 12)),
+                layers=whole(vision.get("layers", 12)),
                 heads=width // head_width,
                 mlp_ratio=float(vision.get("mlp_ratio", 4.0)),
             ),
             text=TextConfig(
-                context_length=int(text.get("context_length", 77)),
-                vocab_size=int(text.get("vocab_size", 49408)),
-                width=int(text.get("width", 512)),
-                layers=int(text.get("layers", 12)),
-                heads=int(text.get("heads", 8)),
+                context_length=whole(text.get("context_length", 77)),
+                vocab_size=whole(text.get("vocab_size", 49408)),
+                width=whole(text.get("width", 512)),
+                layers=whole(text.get("layers", 12)),
+                heads=whole(text.get("heads", 8)),
                 mlp_ratio=float(text.get("mlp_ratio", 4.0)),
             ),
             activation="quick_gelu" if model.get("quick_gelu") else "gelu",
             replay_projector=replay_projector,
         )
-    except (KeyError, TypeError, ValueError, ArithmeticError, AttributeError, UsageError) as error:
-        raise UserError(f"{where}: cannot make a model of it: {type(error).__name__} {error}") from None
+    except KeyError as error:
+        raise UserError(f"{where}: cannot make a model of it: there is no {error}") from None
+    except (TypeError, ValueError, ArithmeticError, AttributeError, UsageError) as error:
+        raise UserError(f"{where}: cannot make a model of it: {error}") from None
 
 
 _READ = {
@@ -155,7 +160,7 @@ _HARMLESS: dict[str, tuple[Any, ...]] = {
 _UNUSED = {
     # Beside a tower of another kind, which is refused itself; for the training of one; for other pools.
     *("timm_pool", "timm_proj", "timm_model_pretrained", "hf_model_pretrained", "hf_proj_type", "hf_pooler_type"),
-    *("patch_dropout", "attn_pooler_queries", "attn_pooler_heads", "eos_id"),
+    *("patch_dropout", "attn_pooler_queries", "attn_pooler_heads", "eos_id", "init_logit_scale"),
 }
 _KINDS = {
     "timm_model_name": "a timm image tower",
@@ -191,6 +196,13 @@ def _side(value: Any) -> int:
         if height != width:
             raise ValueError(f"{height} x {width} is not a square")
         value = height
+    return whole(value)
+
+
+def whole(value: Any) -> int:
+    """A whole number; not what `int` would make one."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or value != int(value):
+        raise ValueError(f"{value!r} is not a whole number")
     return int(value)
 
 
@@ -206,12 +218,21 @@ def preprocessing_from(fields: dict[str, Any], image_size: int, where: str) -> P
     size = fields.get("size") or image_size
     if size not in (image_size, [image_size] * 2):
         raise UserError(f"{where}: preprocess_cfg.size is {size}, and the model takes {image_size}")
-    return Preprocessing(
+    return make_preprocessing(
+        where,
         mean=three_numbers(fields.get("mean") or OPENAI_MEAN, "preprocess_cfg.mean", where),
         std=three_numbers(fields.get("std") or OPENAI_STD, "preprocess_cfg.std", where),
         geometry="squash" if resize == "squash" else "center_crop",
-        interpolation="bilinear" if interpolation == "bilinear" else "bicubic",
+        interpolation=interpolation,
     )
+
+
+def make_preprocessing(where: str, **fields: Any) -> Preprocessing:
+    """A `Preprocessing`, whose refusals name the file that the fields come from."""
+    try:
+        return Preprocessing(**fields)
+    except UsageError as error:
+        raise UserError(f"{where}: {error}") from None
 
 
 def three_numbers(value: Any, name: str, where: str) -> tuple[float, float, float]:

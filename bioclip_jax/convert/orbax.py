@@ -18,10 +18,10 @@ from bioclip_jax.checkpoints import describe_tree, first_line, load_tree, save_t
 from bioclip_jax.config import CLIPConfig, Preprocessing, from_dict
 from bioclip_jax.convert.names import Parameter
 from bioclip_jax.convert.safetensors_files import read_json
-from bioclip_jax.convert.weights import Cast, Source, flatten, read_tree, shapes_of, unflatten
+from bioclip_jax.convert.weights import MODEL_NAME, Cast, Source, flatten, read_tree, shapes_of, unflatten
 from bioclip_jax.errors import UserError
 
-DESCRIPTION_NAME, WEIGHTS_FOLDER = "model.json", "weights"
+WEIGHTS_FOLDER = "weights"
 VERSION = 1
 
 
@@ -37,6 +37,8 @@ class OrbaxWeights:
         self.checkpoint = checkpoint
         tree = describe_tree(checkpoint)
         self.structs = flatten(tree.get("parameters", {}) if isinstance(tree, dict) else {})
+        if not self.structs:
+            raise UserError(f"{where}: not a readable checkpoint (it holds no parameters)")
         expected = shapes_of(config)
         faults = [
             f"{path} is {list(self.structs[path].shape) if path in self.structs else 'missing'}, not {list(shape)}"
@@ -76,18 +78,13 @@ class OrbaxWeights:
         return tree["parameters"]  # type: ignore[no-any-return]
 
 
-def is_model_folder(folder: Path) -> bool:
-    """Whether `save` wrote it."""
-    return (folder / DESCRIPTION_NAME).is_file()
-
-
 def open_source(folder: Path) -> Source:
     """A folder that `save` wrote.
 
     Raises:
         UserError: a file is missing or damaged.
     """
-    path = folder / DESCRIPTION_NAME
+    path = folder / MODEL_NAME
     description = read_json(path)
     if description.get("version") != VERSION:
         raise UserError(f"{path}: version is {description.get('version')!r}; this program reads {VERSION}")
@@ -97,7 +94,7 @@ def open_source(folder: Path) -> Source:
     except (KeyError, TypeError, ValueError, UserError) as error:
         raise UserError(f"{path}: cannot be read as a model's description ({first_line(error)})") from None
     weights = OrbaxWeights((folder / WEIGHTS_FOLDER).resolve(), config, str(folder))
-    return Source(str(folder), "an Orbax folder", config, preprocess, weights)
+    return Source(str(folder), "an Orbax folder", config, preprocess, weights, folder.name)
 
 
 def save(folder: Path, source: Source, cast: Cast) -> None:
@@ -107,10 +104,14 @@ def save(folder: Path, source: Source, cast: Cast) -> None:
         UserError: numbers that are not finite.
         OSError: it cannot be written.
     """
-    save_tree(folder / WEIGHTS_FOLDER, {"parameters": read_tree(source, cast)})
+    tree = {"parameters": read_tree(source, cast)}
+    try:
+        save_tree(folder / WEIGHTS_FOLDER, tree)
+    except Exception as error:  # of Orbax's own, TensorStore's or the system
+        raise UserError(f"the weights cannot be written ({first_line(error)})") from None
     description = {
         "version": VERSION,
         "model": dataclasses.asdict(source.config),
         "preprocessing": dataclasses.asdict(source.preprocessing),
     }
-    (folder / DESCRIPTION_NAME).write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")
+    (folder / MODEL_NAME).write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")

@@ -92,7 +92,7 @@ def listed(lines: Iterable[str]) -> str:
     """All lines in one, layers drawn together: `blocks.{0-3,7}.bias [8]`."""
     groups: dict[str, list[int]] = defaultdict(list)
     for line in lines:
-        number = re.search(r"(?<=\.)\d+(?=\.)", line)
+        number = re.search(r"(?<=\.)\d{1,6}(?=\.)", line)
         pattern = line[: number.start()] + "\0" + line[number.end() :] if number else line
         groups[pattern].append(int(number[0]) if number else 0)
     return ", ".join(pattern.replace("\0", _ranges(numbers)) for pattern, numbers in groups.items())

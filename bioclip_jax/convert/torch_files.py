@@ -5,6 +5,8 @@ This is the only module that imports PyTorch, and only when such a file is opene
 
 from __future__ import annotations
 
+import contextlib
+import pickletools
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,6 +18,8 @@ from bioclip_jax.convert.tensors import DTYPES, Spec
 from bioclip_jax.errors import UserError
 
 SUFFIXES = (".bin", ".pt", ".pth")
+_PICKLES_IN_A_FILE = 5
+"""Of PyTorch's format before 1.6, no zip file: magic number, version, system, contents, names of storages."""
 _PREFIXES = ("module.", "_orig_mod.")
 """What data parallelism and torch.compile put before every name."""
 
@@ -58,13 +62,13 @@ def _load(path: Path) -> Any:
         ) from None
     if not path.is_file():
         raise UserError(f"{path}: there is no such file")
-    with path.open("rb") as file:
-        if file.read(4) == b"PK\x03\x04" and _is_torchscript(path):
-            raise UserError(f"{path}: a TorchScript archive, which is a program; a state dict is needed")
+    is_zip = _is_zip(path)
+    if is_zip and _is_torchscript(path):
+        raise UserError(f"{path}: a TorchScript archive, which is a program; a state dict is needed")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            return torch.load(path, map_location="cpu", weights_only=True, mmap=_is_zip(path))
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=is_zip)
     except Exception as error:  # whatever a damaged or hostile pickle leads to
         raise UserError(f"{path}: {_reason(path, error)}") from None
 
@@ -90,11 +94,31 @@ def _reason(path: Path, error: Exception) -> str:
     try:
         names = sorted(set(torch.serialization.get_unsafe_globals_in_checkpoint(path)))
     except Exception:
-        names = []
+        names = sorted(_named_in_pickles(path))  # not a zip file
     if names:
-        return f"refused, because opening it would run {', '.join(names)}; ask for the weights as safetensors"
-    text = str(error).strip().splitlines()
-    return f"not a readable PyTorch file, or truncated ({text[0][:200] if text else type(error).__name__})"
+        return (
+            f"refused, because opening it would run {', '.join(names)}; ask for the weights as safetensors, "
+            "or save its state_dict alone where you trust it"
+        )
+    # PyTorch's own words end in how to open the file all the same.
+    text = f"{type(error).__name__}: {error}".strip().splitlines()[0].partition(". In PyTorch")[0]
+    return f"not a readable PyTorch file, or truncated ({text[:200]})"
+
+
+def _named_in_pickles(path: Path) -> set[str]:
+    """What the pickles at the start of a file would call; they are read as opcodes, and nothing runs."""
+    names: set[str] = set()
+    texts: list[str] = []
+    with path.open("rb") as file, contextlib.suppress(Exception):  # a damaged pickle ends the search
+        for _ in range(_PICKLES_IN_A_FILE):
+            for opcode, argument, _ in pickletools.genops(file):
+                if opcode.name == "GLOBAL":
+                    names.add(str(argument).replace(" ", "."))
+                elif opcode.name == "STACK_GLOBAL":
+                    names.add(".".join(texts[-2:]))
+                elif isinstance(argument, str):
+                    texts.append(argument)
+    return {name for name in names if not name.startswith(("torch.", "collections."))}
 
 
 def _state_dict(content: Any, path: Path) -> dict[str, Any]:
@@ -109,7 +133,10 @@ def _state_dict(content: Any, path: Path) -> dict[str, Any]:
     tensors = {key: value for key, value in content.items() if isinstance(value, torch.Tensor)}
     if not tensors:
         raise UserError(f"{path}: holds no tensors; its keys are {', '.join(list(content)[:8])}")
-    for prefix in _PREFIXES * 2:
+    odd = [key for key, value in tensors.items() if value.layout is not torch.strided or value.device.type != "cpu"]
+    if odd:
+        raise UserError(f"{path}: {odd[0]} is sparse or without numbers; a dense tensor is needed")
+    for prefix in _PREFIXES * 2:  # in either order
         if all(key.startswith(prefix) for key in tensors):
             tensors = {key.removeprefix(prefix): value for key, value in tensors.items()}
     return tensors

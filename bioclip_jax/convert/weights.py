@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -12,6 +12,9 @@ from bioclip_jax.config import CLIPConfig, Preprocessing
 from bioclip_jax.convert.names import Format, Parameter, Shape, expected_shapes, parameters_of, to_ours
 from bioclip_jax.convert.tensors import DTYPES, Tensors, check_names, listed
 from bioclip_jax.errors import UserError
+
+MODEL_NAME = "model.json"
+"""What a folder of `convert.orbax` is known by; here, because that module brings JAX."""
 
 
 class Weights(Protocol):
@@ -41,11 +44,8 @@ class Source:
     config: CLIPConfig
     preprocessing: Preprocessing
     weights: Weights
-
-    @property
-    def name(self) -> str:
-        """Without the way to it."""
-        return self.where.rstrip("/").rpartition("/")[2]
+    name: str
+    """Without the way to it."""
 
 
 class FileWeights:
@@ -62,7 +62,7 @@ class FileWeights:
 
     def dtype(self, parameter: Parameter, layer: int = 0) -> np.dtype:
         """See `Weights.dtype`."""
-        return DTYPES[self.tensors.specs[parameter.keys(self.form, layer)[0]].dtype]
+        return widest(DTYPES[self.tensors.specs[key].dtype] for key in parameter.keys(self.form, layer))
 
     def name(self, parameter: Parameter, layer: int = 0) -> str:
         """See `Weights.name`."""
@@ -85,7 +85,16 @@ class FileWeights:
             for i, key in enumerate(keys)
             if start < (i + 1) * part and i * part < stop
         ]
-        return pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
+        dtype = self.dtype(parameter, layer)
+        return np.concatenate([piece.astype(dtype, copy=False) for piece in pieces])
+
+
+def widest(types: Iterable[np.dtype]) -> np.dtype:
+    """The type that holds all of them exactly: float32 where float16 and bfloat16 meet."""
+    different = set(types)
+    if len(different) == 1:
+        return different.pop()
+    return DTYPES["float64" if DTYPES["float64"] in different else "float32"]
 
 
 class TreeWeights:
@@ -142,8 +151,9 @@ class Cast:
         if self._not_finite:
             raise UserError(f"{where}: NaN or infinity in {listed(self._not_finite)}; these weights are damaged")
         if self._too_large:
+            instead = "bfloat16 or float32" if self.target == DTYPES["float16"] else "the weights' own type"
             raise UserError(
-                f"{where}: values in {listed(self._too_large)} are too large for {self.target}; use bfloat16 or float32"
+                f"{where}: values in {listed(self._too_large)} are too large for {self.target}; use {instead}"
             )
 
 
@@ -169,7 +179,7 @@ def read_tree(source: Source, cast: Cast, place: Callable[[np.ndarray], Any] = l
             array = np.array(cast(source.weights.read(parameter), source.weights.name(parameter)), order="C")
         else:
             types = {source.weights.dtype(parameter, layer) for layer in parameter.layer_indices()}
-            array = np.empty(parameter.full_shape, cast.target or np.result_type(*types))
+            array = np.empty(parameter.full_shape, cast.target or widest(types))
             for layer in parameter.layer_indices():
                 name = source.weights.name(parameter, layer)
                 array[layer] = cast(source.weights.read(parameter, layer), name)

@@ -17,6 +17,7 @@ from bioclip_jax.convert.weights import Cast, Source, layers_of, read_tree
 from bioclip_jax.errors import UsageError
 from bioclip_jax.inference.provenance import provenance_of
 from bioclip_jax.pipeline.progress import RecordProgress
+from bioclip_jax.text.tokenizer import VOCABULARY_SIZE
 from bioclip_jax.training.sources import open_model
 
 To = Literal["open_clip", "hugging_face", "orbax", "onnx"]
@@ -51,8 +52,6 @@ def convert(
         UsageError: an option that this model or format does not have, or a destination that may not be replaced.
         UserError: the model is damaged, or the folder cannot be written.
     """
-    if license and not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9.+-]*", license):
-        raise UsageError(f"--license {license!r}: expected an SPDX identifier, as mit or cc-by-4.0")
     source, run = open_model(where, model, overrides)
     return save(source, destination, to, provenance_of(source, run, license), **options)
 
@@ -79,11 +78,17 @@ def save(
         overwrite: replace a folder that was written here earlier.
     """
     _check_options(source, to, dtype, keep_replay_projector)
-    with new_folder(destination, overwrite=overwrite) as folder:
+    if not re.fullmatch(r"([A-Za-z0-9][A-Za-z0-9.+-]*)?", provenance.license):
+        raise UsageError(f"--license {provenance.license!r}: expected an SPDX identifier, as mit or cc-by-4.0")
+    with new_folder(destination, overwrite=overwrite, source=source.where) as folder:
         with RecordProgress(sum(1 for _ in layers_of(source.config)), "converting", unit="tensors") as progress:
             lines = _write(folder, source, to, dtype, Cast(dtype, progress.advance), keep_replay_projector)
-        types = {source.weights.dtype(parameter, layer).name for parameter, layer in layers_of(source.config)}
-        card = model_card(source, to, dtype or " and ".join(sorted(types)), provenance)
+        if to == "onnx":
+            types = {"float16" if dtype == "float16" else "float32"}
+        else:
+            types = {source.weights.dtype(parameter, layer).name for parameter, layer in layers_of(source.config)}
+        has_replay = source.config.replay_projector and (to == "orbax" or keep_replay_projector)
+        card = model_card(source, to, dtype or " and ".join(sorted(types)), provenance, has_replay=has_replay)
         (folder / "README.md").write_text(card, encoding="utf-8")
         names = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
     if to == "orbax":
@@ -96,6 +101,9 @@ def _check_options(source: Source, to: str, dtype: str | None, keep_replay_proje
         raise UsageError(f"to {to!r}: not one of {', '.join(get_args(To))}")
     if dtype not in (None, *get_args(DType)):
         raise UsageError(f"dtype {dtype!r}: not one of {', '.join(get_args(DType))}")
+    tokens = source.config.text.vocab_size
+    if tokens != VOCABULARY_SIZE and to != "orbax":
+        raise UsageError(f"{source.where} has {tokens} tokens; the tokenizer that goes with {to} has {VOCABULARY_SIZE}")
     if keep_replay_projector and to != "open_clip":
         has = "always keeps it" if to == "orbax" else "has no place for it"
         raise UsageError(f"--keep-replay-projector is for --to open_clip; {to} {has}")

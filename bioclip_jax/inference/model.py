@@ -69,6 +69,10 @@ class Model:
 
         self._image_features, self._text_features = image_features, text_features
 
+    def __repr__(self) -> str:
+        vision, joint = self.config.vision, self.config.embed_dim
+        return f"Model({self.name!r}, {vision.image_size} px in patches of {vision.patch_size} to {joint} numbers)"
+
     def encode_image(
         self, images: ImageSource | Sequence[ImageSource] | UInt8[np.ndarray, "n h w 3"], batch_size: int = BATCH_SIZE
     ) -> Float[np.ndarray, "n d"]:
@@ -104,13 +108,21 @@ class Model:
         p = self.preprocessing
         return image_files.evaluation_image(image, self.config.vision.image_size, p.geometry, p.interpolation)
 
-    def save(self, destination: str | os.PathLike[str], to: str, **options: Any) -> None:
+    def save(
+        self,
+        destination: str | os.PathLike[str],
+        to: str,
+        *,
+        license: str = "",  # noqa: A002 the card's word
+        **options: Any,
+    ) -> None:
         """Writes the model as a folder for others, or for `bioclip_jax.load`, whole or not at all.
 
         Args:
           destination: folder to make.
           to: `open_clip`, `hugging_face`, `orbax` or `onnx`.
-          options: `dtype` (float32, float16, bfloat16), `keep_replay_projector`, `overwrite`.
+          license: of the weights, for the card; an SPDX identifier.
+          options: `dtype` (float32 if not given, float16, bfloat16), `keep_replay_projector`, `overwrite`.
 
         Raises:
           UsageError: an option that this model or format does not have, or a destination that may not be replaced.
@@ -119,8 +131,9 @@ class Model:
         from bioclip_jax.inference import export
 
         weights = TreeWeights(self.parameters)
-        source = Source(self.name or "model", "parameters in memory", self.config, self.preprocessing, weights)
-        export.save(source, Path(destination), to, Provenance(), **options)
+        name = self.name or "model"
+        source = Source(name, "parameters in memory", self.config, self.preprocessing, weights, Path(name).name)
+        export.save(source, Path(destination), to, Provenance(license=license), **options)
 
     @functools.cached_property
     def fingerprint(self) -> str:

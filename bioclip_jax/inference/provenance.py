@@ -12,7 +12,7 @@ import numpy as np
 from bioclip_jax.convert.card import Accuracy, Provenance
 from bioclip_jax.convert.names import Parameter, parameters_of
 from bioclip_jax.convert.weights import Source
-from bioclip_jax.errors import UserError
+from bioclip_jax.training.checkpointing import read_dataset_note
 from bioclip_jax.training.sources import Run
 
 
@@ -23,9 +23,8 @@ def provenance_of(source: Source, run: Run | None, license: str) -> Provenance: 
     """
     if run is None:
         return Provenance(license=license)
-    config: dict[str, Any] = json.loads(json.dumps(asdict(run.config), default=str))
-    dataset, dataset_hash = _dataset(run)
-    config["data"]["dataset"] = dataset  # the way to it is nobody else's business
+    config: dict[str, Any] = _without_paths(json.loads(json.dumps(asdict(run.config), default=str)))
+    dataset, dataset_hash = read_dataset_note(run.work_dir) or (config["data"]["dataset"], "")
     fingerprint = ""
     accuracies: tuple[Accuracy, ...] = ()
     citations: tuple[str, ...] = ()
@@ -36,6 +35,7 @@ def provenance_of(source: Source, run: Run | None, license: str) -> Provenance: 
     return Provenance(
         training=config,
         step=run.step,
+        initial_weights=config["initial_weights"],
         dataset=dataset,
         dataset_hash=dataset_hash,
         weights=fingerprint,
@@ -45,16 +45,14 @@ def provenance_of(source: Source, run: Run | None, license: str) -> Provenance: 
     )
 
 
-def _dataset(run: Run) -> tuple[str, str]:
-    """Name of the training data and, where it is a directory that is still there, its manifest's hash."""
-    from bioclip_jax.pipeline.manifest import read_manifest
-
-    name = run.config.data.dataset
-    try:
-        manifest = read_manifest(name, check_files=False)
-    except UserError:
-        return Path(name).name, ""
-    return manifest.name, manifest.hash
+def _without_paths(value: Any) -> Any:
+    """Paths as their last part: where somebody's files lie is nobody else's business."""
+    if isinstance(value, dict):
+        return {name: _without_paths(item) for name, item in value.items()}
+    if isinstance(value, list):
+        return [_without_paths(item) for item in value]
+    is_path = isinstance(value, str) and "/" in value and not value.startswith("hf-hub:")
+    return Path(value).name if is_path else value
 
 
 def fingerprint_of(source: Source) -> str:

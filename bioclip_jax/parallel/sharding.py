@@ -27,7 +27,8 @@ class ShardingRules:
         """Where an array of logical `axes` and `shape` lies. A dimension that does not divide stays whole."""
         names = [getattr(self, axis) if axis else None for axis in axes]
         spec = [
-            name if name and size % mesh.shape[name] == 0 else None for name, size in zip(names, shape, strict=True)
+            name if name in mesh.shape and size % mesh.shape[name] == 0 else None
+            for name, size in zip(names, shape, strict=True)
         ]
         return NamedSharding(mesh, PartitionSpec(*spec))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,9 +18,20 @@ def exclusive(path: Path, busy: str) -> Iterator[None]:
     Raises:
         UserError: another process holds it; the message is `busy`.
     """
-    with path.open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UserError(busy) from None
-        yield
+    while True:
+        with path.open("w") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise UserError(busy) from None
+            if _is_still(path, os.fstat(file.fileno())):
+                yield
+                return
+
+
+def _is_still(path: Path, opened: os.stat_result) -> bool:
+    """Whether `path` names the file that was opened: its last holder may have removed it in between."""
+    try:
+        return os.path.samestat(path.stat(), opened)
+    except FileNotFoundError:
+        return False

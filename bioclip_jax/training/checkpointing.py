@@ -3,6 +3,7 @@
 Layout of a work directory:
 
     config.json               the run's whole config
+    dataset.json              name and hash of the dataset directory that it began with
     checkpoints/STEP/         Orbax; STEP is the number of steps done
     metrics.jsonl             one JSON object per step
     tensorboard/              the same for TensorBoard
@@ -20,9 +21,11 @@ from orbax.checkpoint import v1 as ocp
 from bioclip_jax.checkpoints import first_line, load_tree
 from bioclip_jax.config import TrainConfig, from_dict, to_json
 from bioclip_jax.errors import UsageError, UserError
+from bioclip_jax.pipeline.manifest import Manifest, write_json
 from bioclip_jax.training.step import TrainState
 
 CONFIG_NAME, CHECKPOINTS, TEMPORARY = "config.json", "checkpoints", "config.json.tmp"
+DATASET_NAME = "dataset.json"
 FREE_FIELDS = (
     "checkpoint.",
     "mesh.",
@@ -62,6 +65,20 @@ def prepare_work_dir(work_dir: Path, config: TrainConfig) -> None:
         temporary.replace(path)
     except OSError as error:
         raise UserError(f"{work_dir}: cannot be written ({error.strerror})") from None
+
+
+def write_dataset_note(work_dir: Path, manifest: Manifest) -> None:
+    """Notes which data a run began with; the directory may have changed when somebody asks."""
+    write_json(work_dir / DATASET_NAME, {"name": manifest.name, "hash": manifest.hash})
+
+
+def read_dataset_note(work_dir: Path) -> tuple[str, str] | None:
+    """Name and hash of the dataset directory that a run began with; None where that is not known."""
+    try:
+        content = json.loads((work_dir / DATASET_NAME).read_text(encoding="utf-8"))
+        return str(content["name"]), str(content["hash"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 def _leaves(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -6,7 +6,6 @@ is started before the next step may donate its arrays. A run that is killed anyw
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import signal
 import time
@@ -19,16 +18,19 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 from rich.console import Console
+from rich.markup import escape
 
 from bioclip_jax.config import TrainConfig
+from bioclip_jax.convert.weights import Source
 from bioclip_jax.errors import UsageError, UserError
 from bioclip_jax.models.flops import train_flops
 from bioclip_jax.parallel.mesh import make_mesh
 from bioclip_jax.parallel.sharding import batch_sharding
 from bioclip_jax.pipeline.loader import Loader, dataset_token_lengths, make_loader, require_vocabulary
 from bioclip_jax.pipeline.lock import exclusive
-from bioclip_jax.pipeline.readers import open_dataset
-from bioclip_jax.training.checkpointing import Checkpoints, finished_steps, prepare_work_dir
+from bioclip_jax.pipeline.manifest import read_manifest
+from bioclip_jax.pipeline.readers import is_recipe, open_dataset
+from bioclip_jax.training.checkpointing import Checkpoints, finished_steps, prepare_work_dir, write_dataset_note
 from bioclip_jax.training.initial import load_initial, open_initial
 from bioclip_jax.training.metrics import MetricsWriter
 from bioclip_jax.training.progress import StepProgress
@@ -53,22 +55,26 @@ def train(config: TrainConfig, work_dir: Path, console: Console | None = None) -
     loader = open_loader(config)
     mesh = make_mesh(config.mesh.data, config.mesh.fsdp)
     check_devices(config, mesh.size)
-    if config.initial_weights and not finished_steps(work_dir):
-        open_initial(config)  # before anything is written
+    is_new = not finished_steps(work_dir)
+    initial = open_initial(config) if config.initial_weights and is_new else None  # before anything is written
     prepare_work_dir(work_dir, config)
     with exclusive(work_dir / "lock", f"{work_dir}: another process is training here now"):
-        return _train(config, work_dir, loader, mesh, console)
+        if is_new and not is_recipe(config.data.dataset):
+            write_dataset_note(work_dir, read_manifest(Path(config.data.dataset).expanduser()))
+        return _train(config, work_dir, loader, mesh, console, initial)
 
 
-def _train(config: TrainConfig, work_dir: Path, loader: Loader, mesh: Mesh, console: Console) -> TrainState:
+def _train(
+    config: TrainConfig, work_dir: Path, loader: Loader, mesh: Mesh, console: Console, initial: Source | None
+) -> TrainState:
     program = make_program(config, mesh)
     checkpoints = Checkpoints(work_dir, config)
     state = checkpoints.restore_latest(program.abstract_state)
-    if state is None:
+    if state is None and initial is not None:
+        console.print(escape(f"starting from the weights of {config.initial_weights}"), soft_wrap=True)
+        state = program.start(load_initial(initial, config, mesh, console))
+    elif state is None:
         state = program.init()
-        if config.initial_weights:
-            parameters = load_initial(open_initial(config), config, mesh, console)
-            state = dataclasses.replace(state, parameters=parameters)
     first_step = int(jax.device_get(state.step))
     if first_step:
         console.print(f"continuing from step {first_step} of {config.total_steps}")

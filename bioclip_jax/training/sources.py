@@ -11,8 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from bioclip_jax.config import TrainConfig
+from bioclip_jax.convert import open_clip
+from bioclip_jax.convert.hub import PREFIX, is_hub_name
 from bioclip_jax.convert.sources import open_foreign
-from bioclip_jax.convert.weights import Source
+from bioclip_jax.convert.weights import MODEL_NAME, Source
 from bioclip_jax.errors import UsageError, UserError
 
 CHECKPOINTS, RUN_CONFIG = "checkpoints", "config.json"
@@ -43,9 +45,10 @@ def open_model(
         UserError: what is there is damaged or unfinished.
     """
     name = os.fspath(where)
-    path = Path(name).expanduser()
-    if not path.exists() and not name.startswith("hf-hub:"):
-        raise UsageError(f"no model at {name}: there is no such file or folder")
+    path = Path(os.path.expanduser(name))  # noqa: PTH111 Path's own raises for an unknown user
+    if not name.startswith(PREFIX) and (not name or not path.exists()):
+        hint = f"; a model of the Hugging Face Hub is {PREFIX}{name}" if is_hub_name(name) else ""
+        raise UsageError(f"no model at {name!r}: there is no such file or folder{hint}")
     run = _find_run(path)
     if run and model:
         raise UsageError(f"--model {model!r} is for a file of bare weights; {name} says itself what it holds")
@@ -55,16 +58,19 @@ def open_model(
             f"{name} is no model: neither a work directory, nor a checkpoint in one, nor a folder of OpenCLIP, "
             "Hugging Face or `bioclip-jax convert`"
         )
-    return _overridden(dataclasses.replace(source, where=name), overrides or {}), run
+    return _overridden(source, overrides or {}), run
 
 
 def _find_run(path: Path) -> Run | None:
     from bioclip_jax.convert.hugging_face import is_hugging_face
 
     resolved = path.resolve()
-    if resolved.parent.name == CHECKPOINTS and resolved.name.isdigit():
-        work_dir, steps = resolved.parent.parent, [int(resolved.name)]
-    elif (resolved / RUN_CONFIG).is_file() and not is_hugging_face(resolved) and not _is_converted(resolved):
+    around = resolved.parent.parent
+    if _is_converted(resolved) or is_hugging_face(resolved):
+        return None
+    if resolved.parent.name == CHECKPOINTS and resolved.name.isdigit() and (around / RUN_CONFIG).is_file():
+        work_dir, steps = around, [int(resolved.name)]
+    elif (resolved / RUN_CONFIG).is_file():
         from bioclip_jax.training.checkpointing import finished_steps
 
         work_dir, steps = resolved, finished_steps(resolved)
@@ -79,7 +85,7 @@ def _find_run(path: Path) -> Run | None:
 
 
 def _is_converted(folder: Path) -> bool:
-    return (folder / "open_clip_config.json").is_file() or (folder / "model.json").is_file()
+    return (folder / open_clip.CONFIG_NAME).is_file() or (folder / MODEL_NAME).is_file()
 
 
 def _open_run(run: Run, name: str) -> Source:
@@ -87,13 +93,17 @@ def _open_run(run: Run, name: str) -> Source:
 
     config = run.config
     weights = OrbaxWeights(run.work_dir / CHECKPOINTS / str(run.step), config.model, name)
-    return Source(name, "a training run", config.model, config.preprocessing, weights)
+    return Source(name, "a training run", config.model, config.preprocessing, weights, run.work_dir.name)
 
 
 def _overridden(source: Source, overrides: Mapping[str, Any]) -> Source:
     """Another preprocessing than the model's own is said aloud: it changes every feature."""
+    unknown = overrides.keys() - {field.name for field in dataclasses.fields(source.preprocessing)}
+    if unknown:
+        raise UsageError(f"overrides has {min(unknown)!r}, which is no field of the preprocessing")
+    changed = dataclasses.replace(source.preprocessing, **overrides)
     for field, value in overrides.items():
         own = getattr(source.preprocessing, field)
         if value != own:
             print(f"note: {field} {value} takes the place of {own}, with which {source.where} came", file=sys.stderr)
-    return dataclasses.replace(source, preprocessing=dataclasses.replace(source.preprocessing, **overrides))
+    return dataclasses.replace(source, preprocessing=changed)

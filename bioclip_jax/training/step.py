@@ -47,6 +47,8 @@ class Program:
     abstract_state: TrainState
     """Shapes, types and placement of the state."""
     init: Callable[[], TrainState]
+    start: Callable[[clip.Parameters], TrainState]
+    """The first state with parameters that are placed already; they are donated."""
     step: Callable[[TrainState, Batch], tuple[TrainState, dict[str, jax.Array]]]
 
 
@@ -93,9 +95,11 @@ def make_program(config: TrainConfig, mesh: Mesh) -> Program:
     optimizer = make_optimizer(config.optimizer, config.total_steps)
     schedule = learning_rate_schedule(config.optimizer, config.total_steps)
 
-    def init() -> TrainState:
-        _, parameters = clip.split(clip.CLIP(config.model, rngs=nnx.Rngs(config.seed), **options))
+    def start(parameters: clip.Parameters) -> TrainState:
         return TrainState(jnp.zeros((), jnp.int32), parameters, optimizer.init(parameters))
+
+    def init() -> TrainState:
+        return start(clip.split(clip.CLIP(config.model, rngs=nnx.Rngs(config.seed), **options))[1])
 
     def loss(parameters: clip.Parameters, batch: Batch) -> tuple[jax.Array, dict[str, jax.Array]]:
         streams = normalize_batch(batch, config.preprocessing, jnp.dtype(config.dtype))
@@ -123,6 +127,7 @@ def make_program(config: TrainConfig, mesh: Mesh) -> Program:
     return Program(
         abstract_state=placed,
         init=jax.jit(init, out_shardings=shardings),
+        start=jax.jit(start, out_shardings=shardings, donate_argnums=0),
         step=jax.jit(step, donate_argnums=0, out_shardings=(shardings, replicated(mesh))),
     )
 

@@ -57,7 +57,7 @@ def write() -> Callable[..., Path]:
         **options,
     ) -> Path:
         weights = TreeWeights(random_parameters(config, dtype))
-        source = Source("small", "a test", config, preprocessing or Preprocessing(), weights)
+        source = Source("small", "a test", config, preprocessing or Preprocessing(), weights, "small")
         export.save(source, folder, to, Provenance(), **options)
         return folder
 

@@ -279,7 +279,7 @@ def test_bare_files_need_to_be_told_what_they_are(tmp_path, write, capsys):
     folder = write(tmp_path / "model")
     (tmp_path / "bare.safetensors").write_bytes((folder / open_clip.WEIGHTS_NAME).read_bytes())
     out = [tmp_path / "out", "--to", "open_clip"]
-    fails(capsys, ["convert", tmp_path / "bare.safetensors", *out], 2, "add --model, as --model ViT-L-14")
+    fails(capsys, ["convert", tmp_path / "bare.safetensors", *out], 2, "tell `bioclip-jax convert` or")
     fails(capsys, ["convert", folder / open_clip.WEIGHTS_NAME, *out], 2, "give the folder")
     fails(capsys, ["convert", tmp_path / "bare.safetensors", *out, "--model", "RN50"], 2, "'RN50': expected ViT-SIZE")
     fails(capsys, ["convert", tmp_path / "bare.safetensors", *out, "--model", "ViT-B-16"], 1, "with --model ViT-B-16")

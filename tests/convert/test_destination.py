@@ -5,10 +5,12 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
 from bioclip_jax.cli import main
+from bioclip_jax.convert import destination
 from bioclip_jax.convert.destination import new_folder
 from bioclip_jax.errors import UsageError, UserError
 
@@ -73,6 +75,61 @@ def test_nothing_that_convert_did_not_write_is_replaced(tmp_path):
             pass
     assert (tmp_path / "full" / "thesis.txt").read_text() == (tmp_path / "file").read_text() == "precious"
     assert (tmp_path / "run" / "checkpoints").is_dir()
+
+
+@pytest.mark.parametrize("kind", ["downloaded", "notes"])
+def test_a_model_with_files_of_others_beside_it_is_not_replaced(tmp_path, write, kind):
+    folder = write(tmp_path / "model")
+    (folder / {"downloaded": ".git", "notes": "notes.txt"}[kind]).write_text("precious")
+    with pytest.raises(UsageError, match="holds something else"):
+        write(folder, overwrite=True)
+    assert (folder / "open_clip_config.json").is_file()
+    assert names(tmp_path) == ["model"]
+
+
+def test_a_destination_around_the_model_itself_is_refused(tmp_path, write, monkeypatch, capsys):
+    write(tmp_path / "around")
+    write(tmp_path / "around" / "weights")  # as an Orbax folder has one
+    around = str(tmp_path / "around")
+    with pytest.raises(SystemExit):
+        main(["convert", f"{around}/weights", around, "--to", "open_clip", "--overwrite"])
+    assert "is around the model itself" in capsys.readouterr().err
+    monkeypatch.chdir(tmp_path / "around")
+    for place in (".", "..", "/"):
+        with pytest.raises(UsageError, match="is the current folder or one around it"), new_folder(Path(place)):
+            pass
+
+
+def test_devices_and_pipes_are_no_place_for_a_model(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(UsageError, match="pipe is a file"), new_folder(tmp_path / "pipe", overwrite=True):
+        pass
+    assert names(tmp_path) == ["pipe"]
+
+
+@pytest.mark.parametrize("can_exchange", [True, False])
+def test_a_failure_of_the_last_step_puts_back_what_was_there(tmp_path, monkeypatch, can_exchange):
+    with new_folder(tmp_path / "out") as folder:
+        (folder / "model.json").write_text("first")
+    if not can_exchange:
+        monkeypatch.setattr(destination, "_exchange", lambda one, other: False)
+    with new_folder(tmp_path / "out", overwrite=True) as folder:
+        (folder / "model.json").write_text("second")
+    assert (tmp_path / "out" / "model.json").read_text() == "second"
+
+    rename = Path.rename
+
+    def fail(self, target):
+        if self.name == ".out.partial":
+            raise OSError(5, "Input/output error")
+        return rename(self, target)
+
+    monkeypatch.setattr(destination, "_exchange", lambda one, other: False)
+    monkeypatch.setattr(Path, "rename", fail)
+    with pytest.raises(UserError, match="Input/output error"), new_folder(tmp_path / "out", overwrite=True) as folder:
+        (folder / "model.json").write_text("third")
+    assert (tmp_path / "out" / "model.json").read_text() == "second"
+    assert names(tmp_path) == ["out"]
 
 
 def test_two_processes_do_not_write_the_same_folder(tmp_path):

@@ -81,7 +81,12 @@ def test_what_the_hub_refuses_is_said(monkeypatch, error, message):
     [
         (
             ["open_clip_config.json", "open_clip_model.safetensors", "open_clip_pytorch_model.bin", "config.json"],
-            ["open_clip_config.json", "preprocessor_config.json", "open_clip_model.safetensors"],
+            [
+                "open_clip_config.json",
+                "preprocessor_config.json",
+                "processor_config.json",
+                "open_clip_model.safetensors",
+            ],
         ),
         (
             [
@@ -94,12 +99,16 @@ def test_what_the_hub_refuses_is_said(monkeypatch, error, message):
             [
                 "config.json",
                 "preprocessor_config.json",
+                "processor_config.json",
                 "model.safetensors.index.json",
                 "model-00001-of-00002.safetensors",
                 "model-00002-of-00002.safetensors",
             ],
         ),
-        (["config.json", "pytorch_model.bin"], ["config.json", "preprocessor_config.json", "pytorch_model.bin"]),
+        (
+            ["config.json", "pytorch_model.bin"],
+            ["config.json", "preprocessor_config.json", "processor_config.json", "pytorch_model.bin"],
+        ),
     ],
 )
 def test_only_one_format_is_fetched(monkeypatch, tmp_path, files, wanted):

@@ -42,8 +42,9 @@ def test_of_the_hardest_strings_only_special_tokens_and_rare_unicode_differ(fold
         text for text in map(clean, strings) if text.isprintable() and tokenizer.encode(text).ids != ours.encode(text)
     ]
     assert len(strings) == 287
-    assert all("_of_text>" in text or "σ" in text or "ſ" in text or not text.isascii() for text in differ)
-    assert len(differ) <= 14
+    rest = [text for text in differ if "_of_text>" not in text]
+    assert len(rest) < 5
+    assert not [text for text in rest if text.isascii()]
 
 
 def test_files_are_those_that_transformers_saves(folder, tmp_path):

@@ -88,8 +88,15 @@ def test_what_would_run_is_refused_by_name(tmp_path, state):
     with pytest.raises(UserError, match=r"would run posix.system; ask for the weights as safetensors"):
         TorchFile(tmp_path / "evil.pt")
     (tmp_path / "raw.bin").write_bytes(pickle.dumps(Runs()))
-    with pytest.raises(UserError, match=r"raw.bin: .*not a readable PyTorch file"):
+    with pytest.raises(UserError, match=r"raw.bin: refused, because opening it would run posix.system"):
         TorchFile(tmp_path / "raw.bin")
+
+
+def test_tensors_without_plain_numbers_are_refused(tmp_path, state):
+    for name, tensor in (("sparse", torch.eye(3).to_sparse()), ("meta", torch.empty(3, device="meta"))):
+        torch.save({**state, name: tensor}, tmp_path / f"{name}.pt")
+        with pytest.raises(UserError, match=f"{name} is sparse or without numbers"):
+            TorchFile(tmp_path / f"{name}.pt")
 
 
 def test_programs_are_refused(tmp_path):

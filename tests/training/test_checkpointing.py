@@ -93,7 +93,7 @@ def test_damaged_checkpoint_is_one_line(run, copy, capsys):
     for path in (copy / "checkpoints" / "6").rglob("*"):
         if path.is_file() and path.stat().st_size > 1000:
             path.write_bytes(path.read_bytes()[:100])
-    fails(capsys, ["convert", copy, copy / "out"], "not a readable checkpoint")
+    fails(capsys, ["convert", copy, copy / "out", "--to", "open_clip"], "not a readable checkpoint")
 
 
 def test_full_disk_while_figures_are_written_is_one_line(run, tmp_path):
