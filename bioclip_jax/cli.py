@@ -22,7 +22,7 @@ class BuildArguments:
     """Build a dataset directory of shards from a data recipe; the recipe's own flags follow its name."""
 
     recipe: tyro.conf.Positional[str]
-    """Built-in name (photo_table, synthetic) or path of a Python file."""
+    """Built-in name (photo_table, tars, synthetic) or path of a Python file."""
     out: tyro.conf.Positional[Path]
     """Directory to write; an unfinished build in it is continued."""
     name: str | None = None
