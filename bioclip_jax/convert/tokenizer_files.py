@@ -8,6 +8,7 @@ text instead of 0, which no CLIP sees.
 from __future__ import annotations
 
 import json
+from functools import lru_cache
 from pathlib import Path
 
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
@@ -20,9 +21,6 @@ _WORDS = r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\
 
 def write_tokenizer(folder: Path, context_length: int) -> None:
     """Writes the tokenizer's files into a folder."""
-    vocabulary, merges = vocabulary_and_merges()
-    vocabulary |= {START: START_OF_TEXT, END: END_OF_TEXT}
-    _tokenizer(vocabulary, merges).save(str(folder / "tokenizer.json"))
     names = {"bos_token": START, "eos_token": END, "pad_token": END, "unk_token": END}
     config = {
         "tokenizer_class": "CLIPTokenizer",
@@ -33,13 +31,25 @@ def write_tokenizer(folder: Path, context_length: int) -> None:
         "errors": "replace",
         **names,
     }
-    for name, content in (
-        ("tokenizer_config.json", json.dumps(config, indent=2)),
-        ("special_tokens_map.json", json.dumps(names, indent=2)),
-        ("vocab.json", json.dumps(vocabulary, ensure_ascii=False)),
-        ("merges.txt", "\n".join(["#version: 0.2", *(" ".join(pair) for pair in merges)])),
-    ):
-        (folder / name).write_text(content + "\n", encoding="utf-8")
+    contents = {
+        **_vocabulary_files(),
+        "tokenizer_config.json": json.dumps(config, indent=2) + "\n",
+        "special_tokens_map.json": json.dumps(names, indent=2) + "\n",
+    }
+    for name, content in contents.items():
+        (folder / name).write_text(content, encoding="utf-8")
+
+
+@lru_cache(maxsize=1)
+def _vocabulary_files() -> dict[str, str]:
+    """The large ones, which are the same for every model: five million characters."""
+    vocabulary, merges = vocabulary_and_merges()
+    vocabulary |= {START: START_OF_TEXT, END: END_OF_TEXT}
+    return {
+        "tokenizer.json": _tokenizer(vocabulary, merges).to_str(pretty=True),
+        "vocab.json": json.dumps(vocabulary, ensure_ascii=False) + "\n",
+        "merges.txt": "\n".join(["#version: 0.2", *(" ".join(pair) for pair in merges)]) + "\n",
+    }
 
 
 def _tokenizer(vocabulary: dict[str, int], merges: list[tuple[str, str]]) -> Tokenizer:

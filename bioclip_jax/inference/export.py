@@ -110,11 +110,11 @@ def _check_options(source: Source, to: str, dtype: str | None, keep_replay_proje
     if keep_replay_projector and not source.config.replay_projector:
         raise UsageError(f"--keep-replay-projector: {source.where} has no second visual projector")
     if to == "onnx":
+        if dtype == "bfloat16":
+            raise UsageError("--dtype bfloat16: onnxruntime does not compute with it; use float32 or float16")
         from bioclip_jax.convert.onnx import require_extra
 
         require_extra()
-        if dtype == "bfloat16":
-            raise UsageError("--dtype bfloat16: onnxruntime does not compute with it; use float32 or float16")
 
 
 def _write(

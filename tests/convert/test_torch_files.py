@@ -8,13 +8,16 @@ import zipfile
 
 import numpy as np
 import pytest
-import safetensors.torch
-import torch
 
 import bioclip_jax
 from bioclip_jax.convert import open_clip as folders
 from bioclip_jax.convert.torch_files import TorchFile
 from bioclip_jax.errors import UserError
+
+try:
+    import torch
+except ImportError:  # where only the core tests run, these are collected all the same
+    torch = None
 
 
 @pytest.fixture(scope="module")
@@ -24,6 +27,8 @@ def model(tmp_path_factory, write):
 
 @pytest.fixture
 def state(model):
+    import safetensors.torch
+
     return safetensors.torch.load_file(model / folders.WEIGHTS_NAME)
 
 
@@ -55,13 +60,14 @@ def test_a_training_checkpoint_is_read(tmp_path, model, state, prefix):
     assert_same_model(bioclip_jax.load(tmp_path / "epoch_3.pt", model=str(model / folders.CONFIG_NAME)), model)
 
 
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
-def test_types_are_kept_bit_for_bit(tmp_path, state, dtype):
+@pytest.mark.parametrize("name", ["float16", "bfloat16", "float64"])
+def test_types_are_kept_bit_for_bit(tmp_path, state, name):
+    dtype = getattr(torch, name)
     torch.save({key: tensor.to(dtype) for key, tensor in state.items()}, tmp_path / "a.pt")
     file = TorchFile(tmp_path / "a.pt")
     for key, tensor in state.items():
         ours = file.read(key)
-        assert str(ours.dtype) == str(dtype).removeprefix("torch.")
+        assert str(ours.dtype) == name
         assert ours.tobytes() == tensor.to(dtype).reshape(-1).view(torch.uint8).numpy().tobytes()
     rows = file.read("text_projection", 3, 7)
     np.testing.assert_array_equal(rows, file.read("text_projection")[3:7])

@@ -16,8 +16,6 @@ from bioclip_jax.models import clip
 from bioclip_jax.parallel.mesh import make_mesh
 from bioclip_jax.training.initial import load_initial, open_initial
 
-pytestmark = pytest.mark.core
-
 MODEL = CLIPConfig(16, VisionConfig(32, 16, 32, 2, 2), TextConfig(width=32, layers=1, heads=2))
 CONFIG = """
 from bioclip_jax.config import *
@@ -61,6 +59,7 @@ def test_a_run_starts_from_the_weights_of_any_format(tmp_path, weights, capsys, 
     assert json.loads((tmp_path / "run" / "config.json").read_text())["initial_weights"] == str(weights)
 
 
+@pytest.mark.core
 @pytest.mark.parametrize("fsdp", [1, 4])
 def test_a_missing_second_projector_starts_as_a_copy_of_the_first(weights, fsdp):
     config = TrainConfig(dataclasses.replace(MODEL, replay_projector=True), initial_weights=str(weights))
@@ -72,6 +71,7 @@ def test_a_missing_second_projector_starts_as_a_copy_of_the_first(weights, fsdp)
     assert len(set(pointers)) == len(pointers)
 
 
+@pytest.mark.core
 def test_a_second_projector_that_is_not_asked_for_is_left_out(tmp_path):
     model = dataclasses.replace(MODEL, replay_projector=True)
     parameters = clip.split(clip.CLIP(model, rngs=nnx.Rngs(5)))[1]
