@@ -24,8 +24,7 @@ from bioclip_jax.training.sources import open_model
 DIVISIBLE = CLIPConfig(64, VisionConfig(32, 16, 64, 2, 2), TextConfig(width=32, layers=3, heads=2))
 
 
-@pytest.mark.core
-@pytest.mark.parametrize("fsdp", [1, 2, 4])
+@pytest.mark.parametrize("fsdp", [1, 2, pytest.param(4, marks=pytest.mark.core)])
 @pytest.mark.parametrize(("to", "dtype"), [("open_clip", "float16"), ("hugging_face", "float32"), ("orbax", "float32")])
 def test_parameters_on_a_mesh_are_those_on_one_device(tmp_path, write, to, dtype, fsdp):
     """With widths (60 among them) that do not divide, too."""
