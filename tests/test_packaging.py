@@ -43,6 +43,15 @@ def test_import_of_the_package_imports_no_jax():
     assert not {"jax", "jaxlib", "flax"} & modules_after("import bioclip_jax")
 
 
+def test_conversion_between_formats_of_others_imports_no_jax(tmp_path):
+    golden = ROOT / "tests" / "goldens" / "tiny_clip"
+    statement = (
+        f"from bioclip_jax.cli import main; main(['convert', {str(golden)!r}, {str(tmp_path / 'out')!r}, "
+        "'--to', 'hugging_face'])"
+    )
+    assert not {"jax", "jaxlib", "flax", "torch"} & modules_after(statement)
+
+
 def test_every_module_imports_where_tensorflow_cannot_be_imported():
     statement = (
         "sys.modules['tensorflow'] = None; import importlib, pkgutil, bioclip_jax; "

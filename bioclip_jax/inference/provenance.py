@@ -12,7 +12,6 @@ import numpy as np
 from bioclip_jax.convert.card import Accuracy, Provenance
 from bioclip_jax.convert.names import Parameter, parameters_of
 from bioclip_jax.convert.weights import Source
-from bioclip_jax.training.checkpointing import read_dataset_note
 from bioclip_jax.training.sources import Run
 
 
@@ -23,6 +22,8 @@ def provenance_of(source: Source, run: Run | None, license: str) -> Provenance: 
     """
     if run is None:
         return Provenance(license=license)
+    from bioclip_jax.training.checkpointing import read_dataset_note  # with JAX, which other models do not need
+
     config: dict[str, Any] = _without_paths(json.loads(json.dumps(asdict(run.config), default=str)))
     dataset, dataset_hash = read_dataset_note(run.work_dir) or (config["data"]["dataset"], "")
     fingerprint = ""
