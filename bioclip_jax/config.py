@@ -140,7 +140,8 @@ class Preprocessing:
     def __post_init__(self) -> None:
         for name, low in (("mean", 0.0), ("std", 1e-6)):
             value = getattr(self, name)
-            if len(value) != 3 or not all(low <= x <= 1 for x in value):
+            numbers = [x for x in value if isinstance(x, int | float) and low <= x <= 1]
+            if len(value) != 3 or len(numbers) != 3:
                 raise UsageError(f"preprocessing.{name} is {value}; it has to be three numbers, for values in 0..1")
         for name, choices in (("geometry", ("center_crop", "squash")), ("interpolation", ("bicubic", "bilinear"))):
             if getattr(self, name) not in choices:

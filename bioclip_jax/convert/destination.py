@@ -83,8 +83,10 @@ def _exchange(one: Path, other: Path) -> bool:
 
 
 def _recover(place: Path, replaced: Path) -> None:
-    """Puts back what a process that was killed between the two renamings had moved away."""
-    if replaced.exists() and not place.exists():
+    """Ends what a process that was killed while it replaced a folder had begun."""
+    if replaced.exists() and place.exists():
+        shutil.rmtree(replaced)
+    elif replaced.exists():
         replaced.rename(place)
 
 

@@ -1,11 +1,13 @@
 """Small models in the formats that are tested."""
 
 import functools
+import json
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
+import safetensors.numpy
 from flax import nnx
 
 from bioclip_jax.config import CLIPConfig, Preprocessing, TextConfig, VisionConfig
@@ -62,3 +64,20 @@ def write() -> Callable[..., Path]:
         return folder
 
     return write
+
+
+@pytest.fixture(scope="session")
+def edit() -> Callable[[Path, Callable[[dict], object]], None]:
+    """Changes the dictionary in a JSON or safetensors file: edit(path, change)."""
+
+    def edit(path: Path, change: Callable[[dict], object]) -> None:
+        if path.suffix == ".json":
+            content = json.loads(path.read_text())
+            change(content)
+            path.write_text(json.dumps(content))
+        else:
+            content = safetensors.numpy.load_file(path)
+            change(content)
+            safetensors.numpy.save_file(content, path)
+
+    return edit

@@ -6,7 +6,6 @@ import struct
 
 import numpy as np
 import pytest
-import safetensors.numpy
 
 import bioclip_jax
 from bioclip_jax.cli import main
@@ -29,19 +28,7 @@ def fails(capsys, arguments, code, *messages):
     return errors
 
 
-def edit(path, change):
-    """Applies `change` to the dictionary in a JSON or safetensors file."""
-    if path.suffix == ".json":
-        content = json.loads(path.read_text())
-        change(content)
-        path.write_text(json.dumps(content))
-    else:
-        content = safetensors.numpy.load_file(path)
-        change(content)
-        safetensors.numpy.save_file(content, path)
-
-
-def test_missing_unexpected_and_mis_shaped_tensors_are_all_listed(tmp_path, write, capsys):
+def test_missing_unexpected_and_mis_shaped_tensors_are_all_listed(tmp_path, write, capsys, edit):
     write(tmp_path / "model")
 
     def damage(state):
@@ -65,7 +52,7 @@ def test_missing_unexpected_and_mis_shaped_tensors_are_all_listed(tmp_path, writ
     assert not (tmp_path / "out").exists()
 
 
-def test_weights_of_another_model_are_said_to_be_that(tmp_path, write):
+def test_weights_of_another_model_are_said_to_be_that(tmp_path, write, edit):
     write(tmp_path / "model")
     edit(
         tmp_path / "model" / open_clip.WEIGHTS_NAME,
@@ -78,7 +65,7 @@ def test_weights_of_another_model_are_said_to_be_that(tmp_path, write):
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 @pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
 @pytest.mark.parametrize("to", ["open_clip", "orbax"])
-def test_numbers_that_are_not_finite_are_named(tmp_path, write, capsys, value, dtype, to):
+def test_numbers_that_are_not_finite_are_named(tmp_path, write, capsys, value, dtype, to, edit):
     write(tmp_path / "model", dtype=dtype)
 
     def damage(state):
@@ -94,14 +81,14 @@ def test_numbers_that_are_not_finite_are_named(tmp_path, write, capsys, value, d
         bioclip_jax.load(tmp_path / "model")
 
 
-def test_sums_that_overflow_are_no_fault(tmp_path, write):
+def test_sums_that_overflow_are_no_fault(tmp_path, write, edit):
     write(tmp_path / "model")
     large = np.full((32, 24), 3e38, np.float32)
     edit(tmp_path / "model" / open_clip.WEIGHTS_NAME, lambda state: state.update(text_projection=large))
     assert bioclip_jax.load(tmp_path / "model").parameters["text"]["proj"][0, 0] == np.float32(3e38)
 
 
-def test_numbers_too_large_for_float16_are_named(tmp_path, write, capsys):
+def test_numbers_too_large_for_float16_are_named(tmp_path, write, capsys, edit):
     write(tmp_path / "model")
     large = np.full((32, 24), 7e4, np.float32)
     edit(tmp_path / "model" / open_clip.WEIGHTS_NAME, lambda state: state.update(text_projection=large))
@@ -206,7 +193,7 @@ def test_an_index_that_lies_is_refused(tmp_path, write, index, message):
         (lambda c: c.update(model_cfg=[]), "no model_cfg"),
     ],
 )
-def test_open_clip_models_that_are_no_plain_vit_clip_are_refused(tmp_path, write, change, message):
+def test_open_clip_models_that_are_no_plain_vit_clip_are_refused(tmp_path, write, change, message, edit):
     edit(write(tmp_path / "model") / open_clip.CONFIG_NAME, change)
     with pytest.raises(UserError, match=message):
         bioclip_jax.load(tmp_path / "model")
@@ -225,7 +212,7 @@ def test_open_clip_models_that_are_no_plain_vit_clip_are_refused(tmp_path, write
         (lambda c: c["text_config"].update(num_hidden_layers=2), "unexpected: text_model.encoder.layers.2"),
     ],
 )
-def test_hugging_face_models_that_are_no_clip_are_refused(tmp_path, write, change, message):
+def test_hugging_face_models_that_are_no_clip_are_refused(tmp_path, write, change, message, edit):
     edit(write(tmp_path / "model", "hugging_face") / hugging_face.CONFIG_NAME, change)
     with pytest.raises(UserError, match=message):
         bioclip_jax.load(tmp_path / "model")
@@ -241,7 +228,7 @@ def test_hugging_face_models_that_are_no_clip_are_refused(tmp_path, write, chang
         (lambda c: c.update(image_std="x"), "not three numbers"),
     ],
 )
-def test_hugging_face_preprocessing_that_cannot_be_reproduced_is_refused(tmp_path, write, change, message):
+def test_hugging_face_preprocessing_that_cannot_be_reproduced_is_refused(tmp_path, write, change, message, edit):
     edit(write(tmp_path / "model", "hugging_face") / hugging_face.PREPROCESSOR_NAME, change)
     with pytest.raises(UserError, match=message):
         bioclip_jax.load(tmp_path / "model")
@@ -265,7 +252,7 @@ def test_a_config_without_weights_is_named(tmp_path, write):
         bioclip_jax.load(tmp_path / "orbax")
 
 
-def test_orbax_weights_of_another_shape_are_listed(tmp_path, write):
+def test_orbax_weights_of_another_shape_are_listed(tmp_path, write, edit):
     folder = write(tmp_path / "model", "orbax")
     edit(folder / "model.json", lambda content: content["model"].update(embed_dim=20))
     with pytest.raises(UserError, match=r"visual/proj is \[60, 24\], not \[60, 20\]; text/proj is"):

@@ -19,19 +19,7 @@ from bioclip_jax.training.sources import open_model
 pytestmark = pytest.mark.core
 
 
-def edit(path, change):
-    """Applies `change` to the dictionary in a JSON or safetensors file."""
-    if path.suffix == ".json":
-        content = json.loads(path.read_text())
-        change(content)
-        path.write_text(json.dumps(content))
-    else:
-        content = safetensors.numpy.load_file(path)
-        change(content)
-        safetensors.numpy.save_file(content, path)
-
-
-def test_a_logit_scale_that_is_a_vector_of_one_is_read_everywhere(tmp_path, write):
+def test_a_logit_scale_that_is_a_vector_of_one_is_read_everywhere(tmp_path, write, edit):
     folder = write(tmp_path / "model")
     path = folder / open_clip.WEIGHTS_NAME
     edit(path, lambda state: state.update(logit_scale=state["logit_scale"].reshape(1)))
@@ -40,7 +28,7 @@ def test_a_logit_scale_that_is_a_vector_of_one_is_read_everywhere(tmp_path, writ
     assert float(spread["logit_scale"]) == float(whole.parameters["logit_scale"])
 
 
-def test_layers_and_parts_of_different_types_meet_in_float32(tmp_path, write):
+def test_layers_and_parts_of_different_types_meet_in_float32(tmp_path, write, edit):
     folder = write(tmp_path / "model", "hugging_face")
     key = "text_model.encoder.layers.{}.self_attn.q_proj.weight"
 
@@ -76,7 +64,7 @@ def test_preprocessing_that_is_only_assumed_is_said_aloud(tmp_path, write, capsy
 
 
 @pytest.mark.parametrize(("token", "is_read"), [(2, True), (49407, True), (1000, False), (None, False)])
-def test_texts_that_end_in_another_token_are_refused(tmp_path, write, token, is_read):
+def test_texts_that_end_in_another_token_are_refused(tmp_path, write, token, is_read, edit):
     folder = write(tmp_path / "model", "hugging_face")
     edit(folder / "config.json", lambda content: content["text_config"].update(eos_token_id=token))
     if is_read:
@@ -101,7 +89,7 @@ def test_texts_that_end_in_another_token_are_refused(tmp_path, write, token, is_
         ("config.json", lambda c: c.update(projection_dim=True), "True is not a whole number"),
     ],
 )
-def test_values_of_hugging_face_that_make_no_sense_are_refused(tmp_path, write, name, change, message):
+def test_values_of_hugging_face_that_make_no_sense_are_refused(tmp_path, write, name, change, message, edit):
     folder = write(tmp_path / "model", "hugging_face")
     edit(folder / name, change)
     with pytest.raises(UserError, match=message):
@@ -119,7 +107,7 @@ def test_values_of_hugging_face_that_make_no_sense_are_refused(tmp_path, write, 
         (lambda c: c["model_cfg"].pop("vision_cfg"), "there is no 'vision_cfg'"),
     ],
 )
-def test_values_of_open_clip_that_make_no_sense_are_refused(tmp_path, write, change, message):
+def test_values_of_open_clip_that_make_no_sense_are_refused(tmp_path, write, change, message, edit):
     edit(write(tmp_path / "model") / open_clip.CONFIG_NAME, change)
     with pytest.raises(UserError, match=message):
         open_model(tmp_path / "model")
@@ -138,7 +126,7 @@ def test_values_of_open_clip_that_make_no_sense_are_refused(tmp_path, write, cha
         (lambda c: c["model"]["vision"].update(colour=1), "vision: VisionConfig: unknown field 'colour'"),
     ],
 )
-def test_values_of_our_own_folders_that_make_no_sense_are_refused(tmp_path, write, change, message):
+def test_values_of_our_own_folders_that_make_no_sense_are_refused(tmp_path, write, change, message, edit):
     edit(write(tmp_path / "model", "orbax") / "model.json", change)
     with pytest.raises(UserError, match=message):
         open_model(tmp_path / "model")
@@ -148,12 +136,12 @@ def test_overrides_are_checked(tmp_path, write):
     folder = write(tmp_path / "model")
     with pytest.raises(UsageError, match="'geometri', which is no field"):
         bioclip_jax.load(folder, overrides={"geometri": "squash"})
-    for overrides in ({"geometry": "squish"}, {"std": (0, 0, 0)}, {"mean": (float("nan"), 0, 0)}):
+    for overrides in ({"geometry": "squish"}, {"std": (0, 0, 0)}, {"mean": "abc"}, {"mean": (float("nan"), 0, 0)}):
         with pytest.raises(UsageError, match="preprocessing"):
             bioclip_jax.load(folder, overrides=overrides)
 
 
-def test_names_in_files_cannot_write_to_the_terminal(tmp_path, write, capsys):
+def test_names_in_files_cannot_write_to_the_terminal(tmp_path, write, capsys, edit):
     folder = write(tmp_path / "model")
     evil = "a\x1b[31m\nerror: second line"
     edit(folder / open_clip.WEIGHTS_NAME, lambda state: state.update({evil: np.zeros(1, np.float32)}))
