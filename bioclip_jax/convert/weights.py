@@ -137,12 +137,13 @@ class Cast:
     def __call__(self, array: np.ndarray, name: str) -> np.ndarray:
         """The array in the type asked for."""
         self.advance()
-        if not _finite(array):
+        is_finite = _finite(array)
+        if not is_finite:
             self._not_finite.append(name)
-        elif self.target is not None and array.dtype != self.target:
-            with np.errstate(over="ignore"):
+        if self.target is not None and array.dtype != self.target:
+            with np.errstate(over="ignore", invalid="ignore"):
                 array = array.astype(self.target)
-            if not _finite(array):
+            if is_finite and not _finite(array):
                 self._too_large.append(name)
         return array
 
