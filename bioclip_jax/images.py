@@ -8,10 +8,12 @@ fixed words to count by.
 
 from __future__ import annotations
 
+import contextlib
 import io
 import math
 import os
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -98,20 +100,20 @@ def open_image(source: ImageSource, *, max_pixels: int = MAX_PIXELS) -> Image.Im
     return _load(image, what, data, max_pixels)
 
 
-def decode(data: bytes, *, max_pixels: int = MAX_PIXELS) -> np.ndarray:
+def decode(data: bytes | np.ndarray, *, max_pixels: int = MAX_PIXELS) -> np.ndarray:
     """The pixels of an encoded image, uint8 [height, width, 3], RGB; the same as Pillow's `convert("RGB")` of it.
 
-    Transparency is dropped, not composited; 16-bit grey is clipped at 255, as the reference does. Raises `ImageError`.
+    Transparency is dropped, not composited; 16-bit grey is clipped at 255, as the reference does. What is pixels
+    already is looked at and returned. Raises `ImageError`.
     """
-    if data.startswith(_JPEG_START):
-        try:
-            height, width, colour_space, _ = simplejpeg.decode_jpeg_header(data)
-            if 0 < height * width <= max_pixels and colour_space in ("YCbCr", "Gray", "RGB"):
-                return simplejpeg.decode_jpeg(data)
-        except ValueError:
-            # libjpeg warned. Without `strict` it would fill up a truncated photo with grey; Pillow below tells
-            # truncated ones from odd ones.
-            pass
+    if isinstance(data, np.ndarray):
+        if data.dtype != np.uint8 or data.ndim != 3 or data.shape[2] != 3 or not data.size:
+            raise ImageError("corrupt", detail=f"pixels are {data.dtype} {data.shape}, not uint8 [height, width, 3]")
+        return data
+    if _jpeg_shape(data, max_pixels) is not None:
+        # Where libjpeg warns, Pillow tells truncated photos from odd ones. Without `strict` it would fill up with grey.
+        with contextlib.suppress(ValueError):
+            return simplejpeg.decode_jpeg(data)
     return np.array(_to_rgb(open_image(data, max_pixels=max_pixels)))
 
 
@@ -175,8 +177,12 @@ def centre_crop_geometry(width: int, height: int, size: int) -> tuple[int, int, 
     return width, height, round((height - size) / 2), round((width - size) / 2)
 
 
+CROP_DRAWS = 22
+"""Random numbers that a crop takes: ten pairs of area and aspect, and its place."""
+
+
 def random_resized_crop_box(
-    generator: np.random.Generator,
+    draws: Sequence[float],
     height: int,
     width: int,
     scale: tuple[float, float] = (0.9, 1.0),
@@ -187,14 +193,22 @@ def random_resized_crop_box(
     The area is uniform in `scale` (share of the image), the aspect ratio width / height log-uniform in `ratio`. If
     none of ten draws fits into the image, the largest centred box within `ratio` is taken, which is the whole image
     for a square one.
+
+    Args:
+      draws: `CROP_DRAWS` random numbers in [0, 1).
+      height: of the image, in pixels, as is `width`.
+      width: of the image.
+      scale: least and greatest area.
+      ratio: least and greatest width / height.
     """
-    for _ in range(10):
-        area = height * width * generator.uniform(*scale)
-        aspect = math.exp(generator.uniform(math.log(ratio[0]), math.log(ratio[1])))
+    low, high = math.log(ratio[0]), math.log(ratio[1])
+    for area_draw, aspect_draw in zip(draws[0:20:2], draws[1:20:2], strict=True):
+        area = height * width * (scale[0] + (scale[1] - scale[0]) * area_draw)
+        aspect = math.exp(low + (high - low) * aspect_draw)
         box_width, box_height = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
         if 0 < box_width <= width and 0 < box_height <= height:
-            top = int(generator.integers(height - box_height + 1))
-            left = int(generator.integers(width - box_width + 1))
+            top = int(draws[20] * (height - box_height + 1))
+            left = int(draws[21] * (width - box_width + 1))
             return top, left, box_height, box_width
     box_height, box_width = height, width
     if width / height < ratio[0]:
@@ -204,8 +218,46 @@ def random_resized_crop_box(
     return (height - box_height) // 2, (width - box_width) // 2, box_height, box_width
 
 
-def resized_crop(image: np.ndarray, box: Box, size: int) -> np.ndarray:
-    """The part `box` of `image` (uint8 [height, width, 3]) as uint8 [size, size, 3], for training.
+def training_image(
+    image: bytes | np.ndarray,
+    draws: Sequence[float],
+    out: np.ndarray,
+    scale: tuple[float, float] = (0.9, 1.0),
+    ratio: tuple[float, float] = (3 / 4, 4 / 3),
+) -> None:
+    """Decodes, crops at random and resizes in one go, into `out`: uint8 [size, size, 3], RGB.
+
+    A large JPEG is decoded at 1/2, 1/4 or 1/8 of its size where that leaves the crop at least twice as large as `out`:
+    libjpeg scales in the frequency domain, which is quicker and almost as good as averaging. It moves the crop by at
+    most a quarter of a pixel of `out`.
+
+    Args:
+      image: encoded, or pixels: uint8 [height, width, 3], RGB.
+      draws: `CROP_DRAWS` random numbers in [0, 1); the crop is a function of these and of the image's size.
+      out: where the pixels go, contiguous.
+      scale: of `random_resized_crop_box`, as is `ratio`.
+      ratio: least and greatest width / height.
+
+    Raises:
+      ImageError: it cannot be used.
+    """
+    size = out.shape[0]
+    shape = _jpeg_shape(image) if isinstance(image, bytes) else None
+    if shape is None or isinstance(image, np.ndarray):
+        pixels = decode(image)
+        box = random_resized_crop_box(draws, pixels.shape[0], pixels.shape[1], scale, ratio)
+    else:
+        height, width = shape
+        box = random_resized_crop_box(draws, height, width, scale, ratio)
+        least = math.ceil(2 * height * size / box[2]), math.ceil(2 * width * size / box[3])
+        pixels = _decode_scaled(image, *least)
+        if pixels.shape[:2] != shape:
+            box = _scaled_box(box, shape, pixels.shape[:2])
+    resized_crop(pixels, box, size, out)
+
+
+def resized_crop(image: np.ndarray, box: Box, size: int, out: np.ndarray | None = None) -> np.ndarray:
+    """The part `box` of `image` (uint8 [height, width, 3]) as uint8 [size, size, 3], for training; in `out`, if given.
 
     OpenCV's cubic filter does not widen when it shrinks, so an axis that shrinks by more than 1.15 is averaged by
     area instead: from there on that is the closer to Pillow's antialiased bicubic (on photos 2 to 3 grey levels root
@@ -216,9 +268,44 @@ def resized_crop(image: np.ndarray, box: Box, size: int) -> np.ndarray:
     narrow, low = (size if length > 1.15 * size else length for length in (width, height))
     if (low, narrow) != (height, width):
         part = cv2.resize(part, (narrow, low), interpolation=cv2.INTER_AREA)
+    out = np.empty((size, size, 3), np.uint8) if out is None else out
     if (low, narrow) != (size, size):
-        part = cv2.resize(part, (size, size), interpolation=cv2.INTER_CUBIC)
-    return np.ascontiguousarray(part)
+        cv2.resize(part, (size, size), dst=out, interpolation=cv2.INTER_CUBIC)
+    else:
+        out[...] = part
+    return out
+
+
+def _jpeg_shape(data: bytes, max_pixels: int = MAX_PIXELS) -> tuple[int, int] | None:
+    """(height, width) of a JPEG that `simplejpeg` decodes to the pixels that Pillow gives; else None."""
+    if data.startswith(_JPEG_START):
+        try:
+            height, width, colour_space, _ = simplejpeg.decode_jpeg_header(data)
+        except ValueError:
+            return None
+        if 0 < height * width <= max_pixels and colour_space in ("YCbCr", "Gray", "RGB"):
+            return height, width
+    return None
+
+
+def _decode_scaled(data: bytes, least_height: int, least_width: int) -> np.ndarray:
+    """The pixels of a JPEG, at the smallest of 1, 1/2, 1/4, 1/8 of its size that is not below these."""
+    try:
+        return simplejpeg.decode_jpeg(data, min_height=least_height, min_width=least_width, min_factor=2)
+    except ValueError:  # see `decode`
+        return decode(data)
+
+
+def _scaled_box(box: Box, before: tuple[int, int], after: tuple[int, ...]) -> Box:
+    """The box at the scale of an image that was decoded smaller."""
+    (height, width), (low, narrow) = before, after[:2]
+    top, left = round(box[0] * low / height), round(box[1] * narrow / width)
+    return (
+        top,
+        left,
+        max(1, min(low - top, round(box[2] * low / height))),
+        max(1, min(narrow - left, round(box[3] * narrow / width))),
+    )
 
 
 def _load(image: Image.Image, what: str, data: bytes, max_pixels: int) -> Image.Image:

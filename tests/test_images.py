@@ -9,10 +9,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import simplejpeg
 from PIL import Image
 
 from bioclip_jax.errors import UsageError
 from bioclip_jax.images import (
+    CROP_DRAWS,
     ImageError,
     centre_crop_geometry,
     decode,
@@ -21,6 +23,7 @@ from bioclip_jax.images import (
     random_resized_crop_box,
     resized_crop,
     squash,
+    training_image,
 )
 
 pytestmark = pytest.mark.core
@@ -208,7 +211,8 @@ def test_resized_size_and_crop_offset_are_rounded_as_in_torchvision():
 )
 def test_random_resized_crops_have_the_distribution_of_torchvision(golden):
     generator, draws = np.random.default_rng(11), golden["draws"]
-    boxes = np.array([random_resized_crop_box(generator, golden["height"], golden["width"]) for _ in range(draws)])
+    height, width = golden["height"], golden["width"]
+    boxes = np.array([random_resized_crop_box(row, height, width) for row in generator.random((draws, CROP_DRAWS))])
     standard_error = np.sqrt((boxes.var(0) + np.square(golden["std"])) / draws)
     assert np.all(np.abs(boxes.mean(0) - golden["mean"]) < 4 * standard_error)
     np.testing.assert_allclose(boxes.std(0), golden["std"], rtol=0.05)
@@ -219,9 +223,9 @@ def test_random_resized_crops_have_the_distribution_of_torchvision(golden):
 
 
 def test_random_resized_crop_falls_back_to_the_centre():
-    generator = np.random.default_rng(0)
+    draws = np.random.default_rng(0).random(CROP_DRAWS)
     for case in GOLDEN["random_resized_crop_fallback"]:
-        box = random_resized_crop_box(generator, case["height"], case["width"])
+        box = random_resized_crop_box(draws, case["height"], case["width"])
         assert box == tuple(case["box_top_left_height_width"])
 
 
@@ -233,6 +237,52 @@ def test_training_crops_stay_close_to_antialiased_bicubic(golden):
     assert cropped.dtype == np.uint8
     reference = ARRAYS[f"crop_64_horizontal_first_{golden['kind'].replace(' ', '_')}/{golden['file']}"]
     assert np.sqrt(np.mean((cropped - reference.astype(float)) ** 2)) < 5
+
+
+def jpeg(height, width, seed=0):
+    """A smooth picture, as photos are."""
+    coarse = np.random.default_rng(seed).integers(0, 256, (9, 9, 3), np.uint8)
+    pixels = np.array(Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC))
+    return simplejpeg.encode_jpeg(pixels, quality=95)
+
+
+@pytest.mark.parametrize("shape", [(64, 64), (480, 720), (720, 330), (1600, 1200)], ids=str)
+def test_training_image_is_the_crop_of_the_photo_also_where_it_is_decoded_smaller(shape):
+    data, draws = jpeg(*shape), np.random.default_rng(2).random(CROP_DRAWS)
+    out = np.empty((64, 64, 3), np.uint8)
+    training_image(data, draws, out)
+    whole = resized_crop(decode(data), random_resized_crop_box(draws, *shape), 64)
+    assert np.sqrt(np.mean((out - whole.astype(float)) ** 2)) < (2 if min(shape) > 256 else 1e-9)
+
+
+def test_training_image_of_pixels_is_that_of_the_same_photo_encoded():
+    data, draws = jpeg(70, 90), np.random.default_rng(3).random(CROP_DRAWS)
+    encoded, pixels = np.empty((2, 64, 64, 3), np.uint8)
+    training_image(data, draws, encoded)
+    training_image(decode(data), draws, pixels)
+    np.testing.assert_array_equal(encoded, pixels)
+
+
+@pytest.mark.parametrize("file_format", ["PNG", "WEBP", "CMYK"])
+def test_training_image_takes_what_is_no_plain_jpeg(file_format):
+    image, buffer = Image.open(io.BytesIO(jpeg(96, 96))), io.BytesIO()
+    if file_format == "CMYK":
+        image.convert("CMYK").save(buffer, "JPEG")
+    else:
+        image.save(buffer, file_format, **({"lossless": True} if file_format == "WEBP" else {}))
+    out = np.empty((64, 64, 3), np.uint8)
+    training_image(buffer.getvalue(), [0.5] * CROP_DRAWS, out)
+    expected = np.empty((64, 64, 3), np.uint8)
+    training_image(decode(jpeg(96, 96)), [0.5] * CROP_DRAWS, expected)
+    assert np.abs(out.astype(int) - expected).mean() < (3 if file_format == "CMYK" else 1e-9)
+
+
+@pytest.mark.parametrize(
+    "data", [b"", b"\xff\xd8\xff nothing", jpeg(96, 96)[:900], np.zeros((4, 4), np.uint8)], ids=repr
+)
+def test_training_image_refuses_what_is_none(data):
+    with pytest.raises(ImageError):
+        training_image(data, [0.5] * CROP_DRAWS, np.empty((64, 64, 3), np.uint8))
 
 
 def test_a_crop_of_its_own_size_is_cut_out_unchanged():
