@@ -19,21 +19,20 @@ from rich.console import Console
 
 from bioclip_jax.errors import UsageError, UserError
 from bioclip_jax.pipeline.progress import RecordProgress
-from bioclip_jax.pipeline.tar_headers import BLOCK, Plain, TarDamage, read_member, reader_of, walk
+from bioclip_jax.pipeline.storage import FileStatus, listed
+from bioclip_jax.pipeline.storage_clients import PATIENCE, Patience
+from bioclip_jax.pipeline.tar_files import StrPath, TarFile, open_tar_file, tar_status
+from bioclip_jax.pipeline.tar_headers import BLOCK, Plain, TarDamage, read_member, walk
 from bioclip_jax.pipeline.tar_index_file import (
     EXAMPLES,
     IndexNotWritten,
     Note,
-    StrPath,
     TarSummary,
     index_path,
-    opened_tar,
     read_summary,
-    tar_fingerprint,
-    tar_status,
     write_index,
 )
-from bioclip_jax.pipeline.tar_samples import group, key_and_suffix
+from bioclip_jax.pipeline.tar_samples import TarTooLarge, group, key_and_suffix
 
 DUPLICATE = "key seen before"
 _THREADS = 32  # that look at indexes and tars: on network file systems each look is a round trip
@@ -47,12 +46,15 @@ _COMPRESSIONS = {
 }
 
 
-def index_tar(tar: StrPath, *, allow_damaged: bool = False) -> tuple[TarSummary, np.ndarray]:
+def index_tar(
+    tar: StrPath, *, allow_damaged: bool = False, patience: Patience = PATIENCE
+) -> tuple[TarSummary, np.ndarray]:
     """Looks through a tar once; writes nothing.
 
     Args:
       tar: path of an uncompressed tar.
       allow_damaged: where the tar breaks off take what lies whole before; else it is refused.
+      patience: how long to wait for an object store.
 
     Returns:
       its summary, and its samples in order as an array of `tar_samples.SAMPLE`.
@@ -60,53 +62,56 @@ def index_tar(tar: StrPath, *, allow_damaged: bool = False) -> tuple[TarSummary,
     Raises:
       UserError: there is no such file, it is no tar, compressed, damaged, or changed while it was read.
     """
-    with opened_tar(tar) as descriptor:
-        before = os.fstat(descriptor)
-        notes: dict[str, Note] = {}
-        members = 0
-        damage: TarDamage | None = None
+    file = open_tar_file(tar, patience=patience)
+    before = file.status()
+    notes: dict[str, Note] = {}
+    members = 0
+    damage: TarDamage | None = None
 
-        def noted(kind: str, name: bytes) -> None:
-            notes.setdefault(kind, Note()).add(name)
+    def noted(kind: str, name: bytes) -> None:
+        notes.setdefault(kind, Note()).add(name)
 
-        def plain_files() -> Iterator[Plain]:
-            nonlocal members, damage
-            try:
-                for plain in walk(reader_of(descriptor), before.st_size, noted):
-                    members += len(plain.names)
-                    yield plain
-            except TarDamage as error:
-                damage = error
-
-        _refuse_compressed(tar, descriptor)
+    def plain_files() -> Iterator[Plain]:
+        nonlocal members, damage
         try:
-            samples = np.concatenate(list(group(plain_files(), noted)))
-        except UserError as error:
-            raise UserError(f"tar {tar}: {error}") from None
-        if damage:
-            samples = samples[:-1]  # its last members may be missing
-        if damage and not damage.offset:
-            raise UserError(f"tar {tar} is not a tar file, or damaged {damage}")
-        if damage and not (allow_damaged and len(samples)):
-            raise _damaged(tar, str(damage), len(samples))
-        _note_duplicates(descriptor, samples, notes)
-        after, fingerprint = os.fstat(descriptor), tar_fingerprint(descriptor, before.st_size)
-    if (after.st_size, after.st_mtime_ns) != (before.st_size, before.st_mtime_ns):
+            for plain in walk(file.read_into, before.size, noted):
+                members += len(plain.names)
+                yield plain
+        except TarDamage as error:
+            damage = error
+
+    _refuse_compressed(tar, file)
+    try:
+        samples = np.concatenate(list(group(plain_files(), noted)))
+    except TarTooLarge as error:
+        raise UserError(f"tar {tar}: {error}") from None
+    if damage:
+        samples = samples[:-1]  # its last members may be missing
+    if damage and not damage.offset:
+        raise UserError(f"tar {tar} is not a tar file, or damaged {damage}")
+    if damage and not (allow_damaged and len(samples)):
+        raise _damaged(tar, str(damage), len(samples))
+    _note_duplicates(file, samples, notes)
+    fingerprint, after = file.fingerprint(), file.status()
+    if after != before:
         raise UserError(f"tar {tar} was changed while it was read; index it when it is finished")
-    size, mtime_ns = before.st_size, before.st_mtime_ns
-    broken = str(damage or "")
-    return TarSummary(os.fspath(tar), len(samples), members, size, mtime_ns, fingerprint, broken, notes), samples
+    summary = TarSummary(
+        os.fspath(tar), len(samples), members, before.size, before.mtime_ns, fingerprint, str(damage or ""), notes
+    )
+    return summary, samples
 
 
-def ensure_index(tar: StrPath, index_folder: StrPath | None = None, *, allow_damaged: bool = False) -> TarSummary:
+def ensure_index(
+    tar: StrPath, index_folder: StrPath | None = None, *, allow_damaged: bool = False, patience: Patience = PATIENCE
+) -> TarSummary:
     """The summary of a tar; makes its index unless one is there that fits.
 
     Raises:
       UserError: see `index_tar` and `tar_index_file.write_index`.
     """
-    summary = _fitting(tar, index_folder, allow_damaged)
+    summary = _fitting(tar, index_folder, allow_damaged, patience)
     if summary is None:
-        summary, samples = index_tar(tar, allow_damaged=allow_damaged)
+        summary, samples = index_tar(tar, allow_damaged=allow_damaged, patience=patience)
         write_index(index_path(tar, index_folder), summary, samples)
     return summary
 
@@ -118,16 +123,18 @@ def index_tars(
     processes: int | None = None,
     allow_damaged: bool = False,
     console: Console | None = None,
+    patience: Patience = PATIENCE,
 ) -> list[TarSummary]:
     """Makes the indexes that are not there yet. Stopped at any moment and started again, it goes on where it was.
 
     Args:
       paths: of the tars.
-      index_folder: where the indexes go; beside the tars if not given.
+      index_folder: where the indexes go; if not given, beside the tars or where `index_path` says.
       processes: that look through tars, one per CPU if not given; 1 is this process itself. A script that asks for more
         must begin under `if __name__ == "__main__":`, because each process imports it.
       allow_damaged: see `index_tar`.
       console: for the progress; standard error if not given.
+      patience: how long to wait for an object store.
 
     Returns:
       the summary of each tar, in the order of `paths`.
@@ -139,8 +146,12 @@ def index_tars(
     _check_places(paths, index_folder)
     failures: dict[int, UserError] = {}
     found: list[TarSummary | None] = [None] * len(paths)
+    known = listed([path for path in paths if isinstance(path, str)], patience)
     with ThreadPoolExecutor(_THREADS) as pool:
-        looks = [pool.submit(_fitting, path, index_folder, allow_damaged) for path in paths]
+        looks = [
+            pool.submit(_fitting, path, index_folder, allow_damaged, patience, known.get(os.fspath(path)))
+            for path in paths
+        ]
         for place, look in enumerate(looks):
             try:
                 found[place] = look.result()
@@ -152,7 +163,7 @@ def index_tars(
     if missing:
         with RecordProgress(len(paths), "indexing", console, unit="tars") as progress:
             progress.skip(len(paths) - len(missing))
-            make = partial(ensure_index, index_folder=index_folder, allow_damaged=allow_damaged)
+            make = partial(ensure_index, index_folder=index_folder, allow_damaged=allow_damaged, patience=patience)
             for place, result in _results(make, {place: paths[place] for place in missing}, processes):
                 if isinstance(result, UserError):
                     failures[place] = result
@@ -192,10 +203,12 @@ def _results(
         pool.shutdown(cancel_futures=True)
 
 
-def _fitting(tar: StrPath, index_folder: StrPath | None, allow_damaged: bool) -> TarSummary | None:
+def _fitting(
+    tar: StrPath, index_folder: StrPath | None, allow_damaged: bool, patience: Patience, now: FileStatus | None = None
+) -> TarSummary | None:
     """The summary of a tar whose index is there."""
-    tar_status(tar)
-    summary = read_summary(tar, index_path(tar, index_folder))
+    now = now or tar_status(tar, patience)
+    summary = read_summary(tar, index_path(tar, index_folder), now, patience)
     if summary is not None and summary.damage and not allow_damaged:
         raise _damaged(tar, summary.damage, summary.samples)
     return summary
@@ -211,8 +224,9 @@ def _check_places(paths: Sequence[StrPath], index_folder: StrPath | None) -> Non
             raise UsageError(f"tars {other} and {path} would have the same index in {index_folder}; use two folders")
 
 
-def _refuse_compressed(tar: StrPath, descriptor: int) -> None:
-    head = os.pread(descriptor, 512, 0)
+def _refuse_compressed(tar: StrPath, file: TarFile) -> None:
+    buffer = bytearray(BLOCK)
+    head = bytes(buffer[: file.read_into(memoryview(buffer), 0)])
     if not head:
         raise UserError(f"tar {tar} is empty")
     for magic, name in _COMPRESSIONS.items():
@@ -220,15 +234,13 @@ def _refuse_compressed(tar: StrPath, descriptor: int) -> None:
             raise UserError(f"tar {tar} is compressed ({name}), so no sample can be read by itself; decompress it")
 
 
-def _note_duplicates(descriptor: int, samples: np.ndarray, notes: dict[str, Note]) -> None:
+def _note_duplicates(file: TarFile, samples: np.ndarray, notes: dict[str, Note]) -> None:
     """Counts the samples whose key was there before, and names the first few."""
     order = np.argsort(samples["key_hash"], kind="stable")
     hashes = samples["key_hash"][order]
     again = np.sort(order[1:][hashes[1:] == hashes[:-1]])
     for place in again[:EXAMPLES]:
-        member = read_member(
-            lambda offset, length: os.pread(descriptor, length, offset), int(samples["start"][place]) * BLOCK
-        )
+        member = read_member(file.pread, int(samples["start"][place]) * BLOCK)
         split = key_and_suffix(member.name) if member else None
         notes.setdefault(DUPLICATE, Note()).add(split[0] if split else b"")
     if len(again):

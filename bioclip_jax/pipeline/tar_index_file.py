@@ -7,7 +7,6 @@ set of tars only heads and notes are read; the samples are memory-mapped when on
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import mmap
 import os
@@ -22,14 +21,16 @@ from pathlib import Path
 import numpy as np
 
 from bioclip_jax.errors import UsageError, UserError
+from bioclip_jax.pipeline.file_cache import cache_folder
+from bioclip_jax.pipeline.storage import FileStatus, is_remote, split
+from bioclip_jax.pipeline.storage_clients import PATIENCE, Patience
+from bioclip_jax.pipeline.tar_files import StrPath, open_tar_file, tar_status
 from bioclip_jax.pipeline.tar_headers import shown
 from bioclip_jax.pipeline.tar_samples import SAMPLE
 
 SUFFIX = ".index"
-StrPath = str | os.PathLike[str]
 _MAGIC = b"BJTARIX1"
 _HEAD = struct.Struct("<8sQQqQ16sII")  # magic, samples, tar's bytes and mtime, members, fingerprint, notes' bytes, CRC
-_ENDS = 1 << 16  # bytes at either end of a tar that its fingerprint covers
 EXAMPLES = 5
 
 
@@ -61,7 +62,8 @@ class TarSummary:
       members: plain files in it.
       size: of the tar, in bytes.
       mtime_ns: when it was last changed.
-      fingerprint: hash of its size and of both its ends; a copy has the same.
+      fingerprint: hash of its size and of both its ends, and a copy has the same; of a remote tar, of its size and of
+        what the store calls its version.
       damage: where and how it breaks; '' for a whole tar.
       notes: what is unusual in it, by kind.
     """
@@ -77,7 +79,20 @@ class TarSummary:
 
 
 def index_path(tar: StrPath, index_folder: StrPath | None = None) -> Path:
-    """Where the index of a tar lies: beside it, or in `index_folder`, there in a folder called as the tar's own."""
+    """Where the index of a tar lies: beside it, or in `index_folder`, there in a folder called as the tar's own.
+
+    For a tar in an object store: in `index_folder`, or else `$XDG_CACHE_HOME/bioclip_jax/indexes` (`~/.cache` if that
+    is not set), there at `SCHEME/BUCKET/KEY`.
+
+    Raises:
+      UsageError: `index_folder` is itself in an object store, or the tar's path is wrong.
+    """
+    if isinstance(index_folder, str) and is_remote(index_folder):
+        raise UsageError(f"index_folder {index_folder}: indexes are mapped into memory, so give a local folder")
+    if isinstance(tar, str) and is_remote(tar):
+        parts = split(tar)
+        folder = cache_folder() / "indexes" if index_folder is None else Path(index_folder)
+        return folder.joinpath(*parts[:2], f"{parts[2]}{SUFFIX}")
     tar = Path(tar)
     folder = tar.parent if index_folder is None else Path(index_folder) / tar.absolute().parent.name
     return folder / f"{tar.name}{SUFFIX}"
@@ -121,10 +136,19 @@ def replacing(path: Path) -> Iterator[int]:
                 Path(temporary).unlink(missing_ok=True)
 
 
-def read_summary(tar: StrPath, path: Path) -> TarSummary | None:
+def read_summary(
+    tar: StrPath, path: Path, now: FileStatus | None = None, patience: Patience = PATIENCE
+) -> TarSummary | None:
     """What the index at `path` says of its tar; None if there is none, it is damaged, or it is another tar's.
 
-    A tar of the same size and time of change is taken for the same; after copying, the bytes at its ends decide.
+    A tar of the same size and time of change is taken for the same; after copying, the bytes at its ends decide, and of
+    a remote tar what the store calls its version.
+
+    Args:
+      tar: its path.
+      path: of the index.
+      now: the tar's status, asked for if not given.
+      patience: how long to wait for a store.
 
     Raises:
       UserError: the tar itself cannot be read.
@@ -144,14 +168,12 @@ def read_summary(tar: StrPath, path: Path) -> TarSummary | None:
         damage = str(content["damage"])
     except (OSError, OverflowError, struct.error, ValueError, KeyError, TypeError, AttributeError):
         return None
-    status = tar_status(tar)
-    if status.st_size != size:
+    now = now or tar_status(tar, patience)
+    if now.size != size:
         return None
-    if status.st_mtime_ns != mtime_ns:
-        with opened_tar(tar) as descriptor:
-            if tar_fingerprint(descriptor, size) != fingerprint:
-                return None
-    return TarSummary(os.fspath(tar), samples, members, size, status.st_mtime_ns, fingerprint, damage, notes)
+    if now.mtime_ns != mtime_ns and open_tar_file(tar, now, patience).fingerprint() != fingerprint:
+        return None
+    return TarSummary(os.fspath(tar), samples, members, size, now.mtime_ns, fingerprint, damage, notes)
 
 
 def map_samples(path: Path, samples: int) -> np.ndarray:
@@ -169,47 +191,3 @@ def map_samples(path: Path, samples: int) -> np.ndarray:
     except (OSError, ValueError, struct.error) as error:
         reason = getattr(error, "strerror", None) or error
         raise UserError(f"index {path} cannot be read ({reason}); start again, and it will be made again") from error
-
-
-def tar_fingerprint(descriptor: int, size: int) -> bytes:
-    """16 bytes that tell a tar from others of its size: a hash of both its ends."""
-    digest = hashlib.blake2b(size.to_bytes(8, "little"), digest_size=16)
-    digest.update(os.pread(descriptor, _ENDS, 0))
-    digest.update(os.pread(descriptor, _ENDS, max(0, size - _ENDS)))
-    return digest.digest()
-
-
-def tar_status(tar: StrPath) -> os.stat_result:
-    """Size and time of change of a tar; raises `UserError` if it is not there, `UsageError` for a directory."""
-    with _named(tar):
-        status = Path(tar).stat()
-    if not stat_is_file(status):
-        raise UsageError(f"tar {tar} is not a file")
-    return status
-
-
-@contextmanager
-def opened_tar(tar: StrPath) -> Iterator[int]:
-    """A descriptor to read a tar; any failure to read from it becomes a `UserError` that names the tar."""
-    tar_status(tar)  # opening a pipe would wait for ever
-    with _named(tar):
-        descriptor = os.open(tar, os.O_RDONLY)
-        try:
-            yield descriptor
-        finally:
-            os.close(descriptor)
-
-
-@contextmanager
-def _named(tar: StrPath) -> Iterator[None]:
-    try:
-        yield
-    except FileNotFoundError:
-        raise UserError(f"tar {tar}: no such file") from None
-    except (OSError, ValueError) as error:  # ValueError: a NUL in the name
-        raise UserError(f"tar {tar} cannot be read: {getattr(error, 'strerror', None) or error}") from error
-
-
-def stat_is_file(status: os.stat_result) -> bool:
-    """Whether this is a plain file."""
-    return status.st_mode & 0o170000 == 0o100000

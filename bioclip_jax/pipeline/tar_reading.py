@@ -6,15 +6,15 @@ of these places is looked at for the name that has to be there; the headers are 
 
 from __future__ import annotations
 
-import os
 import re
 from pathlib import Path
 from typing import NamedTuple
 
 from bioclip_jax.errors import UserError
+from bioclip_jax.pipeline.read_ahead import ReadableFile
 from bioclip_jax.pipeline.record import BadRecord
 from bioclip_jax.pipeline.tar_headers import BLOCK, Member, Reader, TarDamage, padded, read_member
-from bioclip_jax.pipeline.tar_index_file import map_samples, opened_tar
+from bioclip_jax.pipeline.tar_index_file import map_samples
 from bioclip_jax.pipeline.tar_samples import PROBLEMS, is_unsafe, key_and_suffix, key_hash
 from bioclip_jax.pipeline.tar_texts import TEXT_SUFFIXES
 
@@ -59,7 +59,7 @@ class OpenTar:
     """A tar and its index, open until the last user of this object is gone.
 
     Args:
-      tar: path of the tar.
+      file: the tar.
       index: path of its index.
       samples: number of samples in the index.
       size: bytes of the tar when it was indexed.
@@ -68,17 +68,11 @@ class OpenTar:
       UserError: either is gone, or has changed since.
     """
 
-    def __init__(self, tar: str, index: Path, samples: int, size: int):
-        self._descriptor, self._path, self._size = -1, tar, size
-        with opened_tar(tar) as descriptor:
-            if (now := os.fstat(descriptor).st_size) != size:
-                raise UserError(f"tar {tar} had {size:,} bytes, and now has {now:,}; {_AGAIN}")
-            self._samples = map_samples(index, samples)
-            self._descriptor = os.dup(descriptor)
-
-    def __del__(self) -> None:
-        if self._descriptor >= 0:
-            os.close(self._descriptor)
+    def __init__(self, file: ReadableFile, index: Path, samples: int, size: int):
+        self._file, self._path, self._size = file, file.path, size
+        if file.size != size:
+            raise UserError(f"tar {file.path} had {size:,} bytes, and now has {file.size:,}; {_AGAIN}")
+        self._samples = map_samples(index, samples)
 
     def read(self, row: int, layouts: Layouts) -> Sample:
         """The sample at `row` of the index. `layouts` is what is remembered of earlier ones.
@@ -123,12 +117,7 @@ class OpenTar:
         return _checked(_take(read, members, image, image_bytes), hashed)
 
     def _bytes(self, offset: int, length: int) -> bytes:
-        try:
-            data = os.pread(self._descriptor, length, offset)
-            while len(data) < length and (more := os.pread(self._descriptor, length - len(data), offset + len(data))):
-                data += more
-        except OSError as error:
-            raise UserError(f"tar {self._path} cannot be read at byte {offset:,}: {error.strerror or error}") from error
+        data = self._file.pread(offset, length)
         if len(data) < length:
             raise UserError(f"tar {self._path} has become shorter: it ends before byte {offset + length:,}; {_AGAIN}")
         return data

@@ -31,6 +31,10 @@ _KNOWN_SUFFIXES = 64
 Noted = Callable[[str, bytes], None]
 
 
+class TarTooLarge(UserError):
+    """The index has no numbers for places in it."""
+
+
 def key_and_suffix(name: bytes) -> tuple[bytes, bytes] | None:
     """`folder/key.some.TXT` -> (`folder/key`, `some.txt`), the suffix in lower case; None where there is no key."""
     name = name.removeprefix(b"./")
@@ -79,7 +83,7 @@ def group(batches: Iterable[Plain], noted: Noted) -> Iterator[np.ndarray]:
       noted: called with the kind and the name of each member or sample that is of no use.
 
     Raises:
-      UserError: the tar is larger than 2 TiB.
+      TarTooLarge: it has more than 2 TiB.
     """
     suffixes, rows = _Suffixes(), []
     key, prefix, skip, seen = b"", b"\0", 0, 0
@@ -87,7 +91,7 @@ def group(batches: Iterable[Plain], noted: Noted) -> Iterator[np.ndarray]:
 
     def finished() -> tuple[int, int, int, int, int]:
         if end >= _BLOCK_LIMIT:
-            raise UserError(f"it is larger than {_BLOCK_LIMIT * BLOCK:,} bytes; split it into smaller tars")
+            raise TarTooLarge(f"it is larger than {_BLOCK_LIMIT * BLOCK:,} bytes; split it into smaller tars")
         if seen & suffixes.compressed:
             noted(COMPRESSED, key)
         if b"/" in key:
