@@ -1,14 +1,16 @@
 """Looks whether a dataset directory is what its manifest says, and fit to train on and to be measured on.
 
-Everything is read once: the checksum of each file, then each record, whose image is decoded. 24 bytes per record are
-kept, so that a set of any size can be compared with itself.
+Everything is read once: the checksum of each file, then each record, whose image is decoded. 24 bytes per record and
+the distinct taxa are kept, so that a set of any size can be compared with itself; sorting them takes as much again.
+What a clean-up would say about the taxa is a warning: it breaks no promise.
 """
 
 from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
@@ -21,12 +23,14 @@ from rich.table import Table
 
 from bioclip_jax.errors import UserError
 from bioclip_jax.images import ImageError, decode
+from bioclip_jax.pipeline.clean_up import plan_clean_up
 from bioclip_jax.pipeline.manifest import Manifest, ShardFile, read_manifest
 from bioclip_jax.pipeline.ordered import ordered_map
 from bioclip_jax.pipeline.prepare import checked_record
 from bioclip_jax.pipeline.progress import RecordProgress
 from bioclip_jax.pipeline.readers import ShardedSource
 from bioclip_jax.pipeline.record import BadRecord
+from bioclip_jax.text.taxonomy import Taxon
 
 _EXAMPLES = 3
 
@@ -37,16 +41,22 @@ IMAGES = "images can be decoded"
 KEYS = "keys are unique"
 GROUPS = "no source_id in two splits"
 PICTURES = "no image in two splits"
+TAXONOMY = "taxonomy"
+"""Followed by the kind of a finding of `clean_up`."""
 
 
 @dataclass
 class Check:
-    """One promise: how often it was looked at and found broken, and the first few breaches in words."""
+    """One promise: how often it was looked at and found broken, and the first few breaches in words.
+
+    A `warning` is no promise; the dataset is fit for use without it.
+    """
 
     name: str
     looked_at: int = 0
     broken: int = 0
     examples: list[str] = field(default_factory=list)
+    warning: bool = False
 
     def look(self, problem: str = "") -> None:
         """Counts one look; `problem` says what was wrong, '' that nothing was."""
@@ -68,7 +78,7 @@ class VerifyReport:
     @property
     def ok(self) -> bool:
         """Whether every promise is kept."""
-        return not any(check.broken for check in self.checks)
+        return not any(check.broken for check in self.checks if not check.warning)
 
     @property
     def exit_code(self) -> int:
@@ -84,18 +94,20 @@ class VerifyReport:
         table.add_column("problems", justify="right")
         table.add_column("such as", overflow="fold")
         for check in self.checks:
-            problems = f"[red]{check.broken:,}[/]" if check.broken else "[green]0[/]"
+            colour = "green" if not check.broken else "yellow" if check.warning else "red"
+            problems = f"[{colour}]{check.broken:,}[/]"
             table.add_row(check.name, f"{check.looked_at:,}", problems, escape("\n".join(check.examples)))
         return table
 
 
 @dataclass(frozen=True)
 class _Looked:
-    """One record: the first check it fails (if any) and why; hashes of key, source_id and image, 0 for none."""
+    """One record: the first check it fails (if any) and why; hashes of key, source_id and image, 0 for none; taxon."""
 
     failed: str = ""
     problem: str = ""
     hashes: tuple[int, int, int] = (0, 0, 0)
+    taxon: Taxon | None = None
 
 
 def verify(
@@ -117,30 +129,29 @@ def verify(
     checks = {name: Check(name) for name in (FILES, READABLE, SCHEMA, IMAGES, KEYS, GROUPS, PICTURES)}
     threads = threads or os.cpu_count() or 1
     total = sum(manifest.records(split) for split in manifest.splits)
-    hashes: dict[str, np.ndarray] = {}  # split -> uint64 [records, 3]
+    hashes = np.zeros((3, total), np.uint64)  # of key, source_id and image
+    taxa = Counter[Taxon]()
+    row = 0
     with (
         ThreadPoolExecutor(threads) as pool,
         RecordProgress(total, f"verifying {manifest.name}", console) as progress,
     ):
-        for split, files in manifest.splits.items():
-            hashes[split] = np.zeros((manifest.records(split), 3), np.uint64)
-            row = 0
-            for file in files:
-                problem = _file_problem(directory, file)
-                checks[FILES].look(problem)
-                if not (directory / file.name).is_file():
-                    progress.skip(file.records)
-                    row += file.records
-                    continue
-                look = partial(_look, ShardedSource(directory, [file]))
-                for looked in ordered_map(pool, look, range(file.records), 4 * threads):
-                    hashes[split][row] = looked.hashes
-                    row += 1
-                    _count(checks, looked)
-                    progress.advance()
-    sources = {split: ShardedSource(directory, files) for split, files in manifest.splits.items()}
-    _compare(checks, hashes, sources)
-    return VerifyReport(directory, manifest, list(checks.values()))
+        for file in (file for files in manifest.splits.values() for file in files):
+            checks[FILES].look(_file_problem(directory, file))
+            if not (directory / file.name).is_file():
+                progress.skip(file.records)
+                row += file.records
+                continue
+            look = partial(_look, ShardedSource(directory, [file]))
+            for looked in ordered_map(pool, look, range(file.records), 4 * threads):
+                hashes[:, row] = looked.hashes
+                row += 1
+                _count(checks, looked)
+                if looked.taxon is not None:
+                    taxa[looked.taxon] += 1
+                progress.advance()
+    _compare(checks, hashes, {split: ShardedSource(directory, files) for split, files in manifest.splits.items()})
+    return VerifyReport(directory, manifest, [*checks.values(), *_taxonomy(taxa)])
 
 
 def _file_problem(directory: Path, file: ShardFile) -> str:
@@ -161,14 +172,15 @@ def _look(source: ShardedSource, index: int) -> _Looked:
     except UserError as error:
         return _Looked(READABLE, str(error))
     hashes = (_hash(record["key"].encode()), _hash(record["source_id"].encode()), _hash(record["image"]))
+    taxon = Taxon.from_record(record)
     try:
         checked_record(record)
         decode(record["image"])
     except BadRecord as error:
-        return _Looked(SCHEMA, str(error), hashes)
+        return _Looked(SCHEMA, str(error), hashes, taxon)
     except ImageError as error:
-        return _Looked(IMAGES, f"{record['key']}: {error.reason}", hashes)
-    return _Looked(hashes=hashes)
+        return _Looked(IMAGES, f"{record['key']}: {error.reason}", hashes, taxon)
+    return _Looked(hashes=hashes, taxon=taxon)
 
 
 def _count(checks: dict[str, Check], looked: _Looked) -> None:
@@ -178,27 +190,44 @@ def _count(checks: dict[str, Check], looked: _Looked) -> None:
             break  # what comes after was not reached
 
 
-def _compare(checks: dict[str, Check], hashes: dict[str, np.ndarray], sources: dict[str, ShardedSource]) -> None:
-    """Compares all records with each other: keys anywhere, source_id and image between splits."""
-    splits = list(hashes)
-    split_of = np.repeat(np.arange(len(splits)), [len(hashes[split]) for split in splits])
-    starts = np.cumsum([0] + [len(hashes[split]) for split in splits])
-    everything = np.concatenate(list(hashes.values()))
-    for column, name in enumerate((KEYS, GROUPS, PICTURES)):
-        known = np.flatnonzero(everything[:, column])
-        sort = known[np.argsort(everything[known, column], kind="stable")]
-        same = everything[sort[1:], column] == everything[sort[:-1], column]
+def _compare(checks: dict[str, Check], hashes: np.ndarray, sources: Mapping[str, ShardedSource]) -> None:
+    """Compares all records with each other: keys anywhere, source_id and image between splits.
+
+    Args:
+      checks: where it is counted.
+      hashes: uint64 [3, records] of key, source_id and image, in the order of the splits; 0 for none.
+      sources: the splits.
+    """
+    splits = list(sources)
+    starts = np.cumsum([0, *(len(source) for source in sources.values())])
+    for column, name in zip(hashes, (KEYS, GROUPS, PICTURES), strict=True):
+        order = np.argsort(column, kind="stable")
+        column = column[order]
+        unknown = int(np.searchsorted(column, np.uint64(1)))
+        pairs = unknown + np.flatnonzero(column[unknown + 1 :] == column[unknown:-1])
+        split_of = np.searchsorted(starts, (order[pairs], order[pairs + 1]), "right") - 1
         if name != KEYS:
-            same &= split_of[sort[1:]] != split_of[sort[:-1]]
-        checks[name].looked_at = len(known)
-        checks[name].broken = int(same.sum())
-        for place in np.flatnonzero(same)[:_EXAMPLES]:
-            pair = []
-            for row in (sort[place], sort[place + 1]):
-                split = splits[split_of[row]]
-                record = sources[split][int(row - starts[split_of[row]])]
-                pair.append(f"{split} {record['source_id'] if name == GROUPS else record['key']}")
-            checks[name].examples.append(" = ".join(pair))
+            differ = split_of[0] != split_of[1]
+            pairs, split_of = pairs[differ], split_of[:, differ]
+        checks[name].looked_at = len(column) - unknown
+        checks[name].broken = len(pairs)
+        for pair, of in zip(pairs[:_EXAMPLES], split_of.T[:_EXAMPLES], strict=True):
+            records = []
+            for row, number in zip(order[pair : pair + 2], of, strict=True):
+                record = sources[splits[number]][int(row - starts[number])]
+                records.append(f"{splits[number]} {record['source_id'] if name == GROUPS else record['key']}")
+            checks[name].examples.append(" = ".join(records))
+
+
+def _taxonomy(taxa: Mapping[Taxon, int]) -> list[Check]:
+    """What a clean-up would change or report, as one warning for each kind; in taxa, not records."""
+    found: dict[str, Check] = {}
+    for finding in plan_clean_up(taxa).findings():
+        check = found.setdefault(finding.kind, Check(f"{TAXONOMY}: {finding.kind}", len(taxa), warning=True))
+        check.broken += 1
+        if len(check.examples) < _EXAMPLES:
+            check.examples.append(f"{finding} ({finding.records:,} records)")
+    return list(found.values()) or [Check(TAXONOMY, len(taxa), warning=True)]
 
 
 def _hash(data: bytes) -> int:

@@ -15,7 +15,7 @@ Ranks = tuple[str, str, str, str, str, str, str]
 
 _TAGGED = re.compile(r"<.*?>(.*?)</.*?>")
 _UNKNOWN = frozenset({"(unidentified)", "unknown", "pleasehelp"})
-_KINGDOM_SYNONYMS = {"metazoa": "animalia", "archaeplastida": "plantae", "chloroplastida": "plantae"}
+KINGDOM_SYNONYMS = {"metazoa": "animalia", "archaeplastida": "plantae", "chloroplastida": "plantae"}
 
 # The species is cut at the first match of each in turn, so their order matters. A word is tried from its start only
 # (`\b`): the match is the same, the time linear.
@@ -36,7 +36,7 @@ _SPECIES_ENDS_AT = tuple(
     )
 )
 
-_MISSING = _UNKNOWN | {
+MISSING = _UNKNOWN | {
     "",
     "na",
     "n/a",
@@ -50,6 +50,7 @@ _MISSING = _UNKNOWN | {
     "-",
     "?",
 }
+"""Words that tables write for a missing value, in lower case."""
 
 
 def normalise_ranks(taxon: Taxon) -> Ranks:
@@ -61,10 +62,7 @@ def normalise_ranks(taxon: Taxon) -> Ranks:
     said twice is said once. White space is kept as it is.
     """
     kingdom, phylum, class_, order, family, genus, species = (_normalise(name) for name in taxon.ranks)
-    for pattern in _SPECIES_ENDS_AT:
-        if match := pattern.search(species):
-            species = species[: match.start()]
-        species = species.strip()
+    species = cut_species(species)
     first, *rest = species.split() or [""]
     if rest and first == genus:
         species = " ".join(rest)
@@ -73,9 +71,18 @@ def normalise_ranks(taxon: Taxon) -> Ranks:
     words = species.split()
     if len(words) == 2 and words[0] == words[1]:
         species = words[0]
-    kingdom = _KINGDOM_SYNONYMS.get(kingdom, kingdom)
+    kingdom = KINGDOM_SYNONYMS.get(kingdom, kingdom)
     # Once more: what is left of a species or a genus can itself be a word for 'unknown'.
     return kingdom, phylum, class_, order, family, _normalise(genus), _normalise(species)
+
+
+def cut_species(species: str) -> str:
+    """A species without the author, year, infraspecific name or line break that follows it; stripped."""
+    for pattern in _SPECIES_ENDS_AT:
+        if match := pattern.search(species):
+            species = species[: match.start()]
+        species = species.strip()
+    return species
 
 
 def clean_taxon(taxon: Taxon) -> Taxon:
@@ -93,19 +100,20 @@ def clean_taxon(taxon: Taxon) -> Taxon:
 
 
 def _normalise(name: str) -> str:
-    name = _strip_tags(name).lower()
+    name = strip_tags(name).lower()
     return "" if name in _UNKNOWN else name
 
 
-def _strip_tags(name: str) -> str:
+def strip_tags(name: str) -> str:
+    """A name without paired tags, whose content stays."""
     while (stripped := _TAGGED.sub(r"\1", name)) != name:
         name = stripped
     return name
 
 
 def _tidy(name: str) -> str:
-    name = " ".join(_strip_tags(name).split())
-    return "" if name.lower() in _MISSING else name
+    name = " ".join(strip_tags(name).split())
+    return "" if name.lower() in MISSING else name
 
 
 def _capitalise(name: str) -> str:

@@ -90,6 +90,24 @@ def test_damaged_missing_and_cut_files_are_found(dataset):
     assert found[checks.READABLE] > 3
 
 
+def test_what_is_odd_about_the_taxonomy_is_a_warning_with_examples(dataset, unchecked, record):
+    odd = [record(20, kingdom="Metazoa"), record(23, kingdom="Metazoa"), record(22, species="Motacilla nigra")]
+    unchecked("test", [*odd, record(21, scientific_name="Motacilla cinerea")])
+    report = verify(dataset, console=QUIET)
+    assert report.ok
+    warnings = {check.name: check for check in report.checks if check.warning}
+    synonym = warnings[f"{checks.TAXONOMY}: kingdom synonym"]
+    assert (synonym.looked_at, synonym.broken) == (6, 1)
+    assert synonym.examples == ["kingdom 'Metazoa' -> 'Animalia' (2 records)"]
+    assert warnings[f"{checks.TAXONOMY}: binomial in species"].broken == 1
+    assert warnings[f"{checks.TAXONOMY}: epithet disagrees with scientific name"].broken == 1
+
+
+def test_a_sound_taxonomy_is_said_to_be_so(dataset):
+    (warning,) = (check for check in verify(dataset, console=QUIET).checks if check.warning)
+    assert (warning.name, warning.looked_at, warning.broken) == (checks.TAXONOMY, 3, 0)
+
+
 def test_the_table_is_readable_even_where_names_look_like_markup(dataset, unchecked, record):
     unchecked("test", [record(20, key="[bold]odd[/]", image=b"no image")])
     console = Console(file=io.StringIO(), width=140)
