@@ -1,27 +1,34 @@
 """Builds a dataset directory from the splits of a data recipe, shard by shard; a stopped build goes on where it was.
 
-Every image is decoded once; a record that cannot be used is counted by reason, written to `rejected.csv` with what was
-wrong, and left out. Records keep the order of their source (the loader shuffles). `manifest.json` comes last.
+A record that cannot be used is counted by reason, written to `rejected.csv` with what was wrong, and left out. Plainly,
+each shard takes some records of the source in a row. A build that mixes, leaves out duplicates or evaluation images, or
+cleans up taxa looks at all records first (`build_scan`), decides (`build_merge`), and then writes each shard from
+records anywhere in the source (`build_write`). `manifest.json` comes last.
 """
 
 from __future__ import annotations
 
-import csv
 import os
 import re
 import shutil
 import time
-from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 from rich.console import Console
 
 from bioclip_jax.errors import UsageError, UserError
 from bioclip_jax.pipeline import plan as plans
+from bioclip_jax.pipeline.about import About
+from bioclip_jax.pipeline.build_beam import beam_options
+from bioclip_jax.pipeline.build_images import ImageOptions
+from bioclip_jax.pipeline.build_merge import TAXONOMY_CHANGES
+from bioclip_jax.pipeline.build_passes import Engine, Outcome, Passes, Selection
+from bioclip_jax.pipeline.build_rejected import REJECTED, Counts, join_parts
+from bioclip_jax.pipeline.collisions import Collisions, read_collisions
 from bioclip_jax.pipeline.lock import exclusive
 from bioclip_jax.pipeline.manifest import (
     BUILD_FOLDER,
@@ -31,18 +38,14 @@ from bioclip_jax.pipeline.manifest import (
     read_manifest,
     write_manifest,
 )
-from bioclip_jax.pipeline.ordered import ordered_map
-from bioclip_jax.pipeline.prepare import Prepared, Rejected, prepare
-from bioclip_jax.pipeline.progress import RecordProgress
 from bioclip_jax.pipeline.record import RecordSource
-from bioclip_jax.pipeline.shards import ShardWriter, check_name, write_tfds_metadata
-from bioclip_jax.text.captions import ALL_TEXT_TYPES, caption
-from bioclip_jax.text.taxonomy import Taxon
-from bioclip_jax.text.tokenizer import Tokenizer
+from bioclip_jax.pipeline.shards import check_name, write_tfds_metadata
 
-REJECTED, LOCK = "rejected.csv", "lock"
-_OURS = re.compile(r".+\.array_record-\d{5,}-of-\d{5,}|(dataset_info|features|\.?manifest)\.json(\.tmp)?|rejected\.csv")
-Finished = dict[str, list[plans.FinishedShard]]
+LOCK = "lock"
+_OURS = re.compile(
+    r".+\.array_record-\d{5,}-of-\d{5,}|(dataset_info|features|\.?manifest)\.json(\.tmp)?|LICENSE"
+    r"|(rejected|taxonomy_changes)\.csv(\.[0-9a-f]+\.tmp)?"
+)
 
 
 @dataclass(frozen=True)
@@ -52,6 +55,7 @@ class BuildReport:
     Attributes:
       rejected: how many records were left out, by (split, reason).
       already_finished: there was nothing to do.
+      notes: what else there is to say.
     """
 
     directory: Path
@@ -59,6 +63,7 @@ class BuildReport:
     rejected: Mapping[tuple[str, str], int]
     seconds: float
     already_finished: bool = False
+    notes: Sequence[str] = ()
 
     def lines(self) -> list[str]:
         """A summary for people."""
@@ -69,7 +74,7 @@ class BuildReport:
         if self.rejected:
             lines.append(f"{sum(self.rejected.values()):,} records were left out, see {self.directory / REJECTED}:")
             lines += [f"  {count:,} of {split}: {reason}" for (split, reason), count in self.rejected.items()]
-        return lines
+        return [*lines, *self.notes]
 
 
 def build(
@@ -78,8 +83,12 @@ def build(
     *,
     name: str,
     shard_bytes: int = 2**30,
-    image_size: int | None = None,
+    images: ImageOptions | None = None,
+    selection: Selection | None = None,
+    about: About | None = None,
+    workers: int | None = 1,
     threads: int | None = None,
+    beam: Sequence[str] | None = None,
     overwrite: bool = False,
     console: Console | None = None,
 ) -> BuildReport:
@@ -90,8 +99,13 @@ def build(
       out: the directory; it may exist if it is empty or holds this very build, unfinished or finished.
       name: of the dataset; its files are called after it.
       shard_bytes: about how large a file becomes.
-      image_size: if given, images are shrunk so that the shorter side is at most this many pixels.
-      threads: that read and decode; one per CPU if not given.
+      images: what is done to images; nothing if not given.
+      selection: which records the dataset gets, and in which order; all in the order of the source if not given.
+      about: what TFDS says about the dataset.
+      workers: processes; 1 is this one, None as many as there are CPUs, but not more than units of work. A script that
+        asks for more must begin under `if __name__ == "__main__":`, because each process imports it.
+      threads: that read and decode, in all processes together; one per CPU if not given.
+      beam: flags of Apache Beam, which then runs the units of work; `out` must be visible to all its workers.
       overwrite: removes a dataset that is there first.
       console: for the progress; standard error if not given.
 
@@ -100,109 +114,66 @@ def build(
       UserError: nothing in a split is usable, or a file cannot be written.
     """
     start = time.monotonic()
-    _check_arguments(source, name, shard_bytes, image_size, threads)
+    _check_arguments(source, name, {"shard-bytes": shard_bytes, "threads": threads, "workers": workers}, selection)
     directory, console, threads = Path(out), console or Console(stderr=True), threads or os.cpu_count() or 1
+    images, selection = images or ImageOptions(), selection or Selection()
+    if beam is not None:
+        beam_options(beam)  # raises before anything is done
     _enter(directory, overwrite)
     busy = f"output {directory}: another process is building it now"
-    with exclusive(directory / BUILD_FOLDER / LOCK, busy), ThreadPoolExecutor(threads) as pool:
-        try:
-            plan = plans.make_plan(source, name, shard_bytes, image_size, pool)
-            if overwrite:
-                _empty(directory)
-            if (manifest := _finished(directory, plan)) is not None:
-                return BuildReport(directory, manifest, {}, time.monotonic() - start, already_finished=True)
-            _start_or_continue(directory, plan)
-            finished = _Builder(directory, plan, image_size, pool, 4 * threads, console).run(source)
-        except KeyboardInterrupt:
-            pool.shutdown(cancel_futures=True)
-            done = len(list((directory / BUILD_FOLDER).glob("*.array_record-*.json")))
-            console.print(f"stopped; finished shards: {done}; the same command goes on from there", highlight=False)
-            raise
-        return _finish(directory, plan, finished, start)
-
-
-class _Builder:
-    """Writes the shards that are not there yet, one after another."""
-
-    def __init__(
-        self,
-        directory: Path,
-        plan: plans.Plan,
-        image_size: int | None,
-        pool: ThreadPoolExecutor,
-        window: int,
-        console: Console,
-    ):
-        self._directory, self._plan, self._image_size = directory, plan, image_size
-        self._pool, self._window = pool, window
-        self._progress = RecordProgress(sum(plan.records.values()), f"building {plan.name}", console)
-        self._captions = _CaptionLengths()
-        self._rejected = 0
-
-    def run(self, source: Mapping[str, RecordSource]) -> Finished:
-        finished: Finished = {split: [] for split in source}
-        with self._progress:
-            for split, records in source.items():
-                for index in range(self._plan.shards[split]):
-                    name = self._plan.shard_name(split, index)
-                    shard = plans.read_finished(self._directory, name)
-                    if shard is None:
-                        shard = self._write(name, records, self._plan.span(split, index))
-                    else:
-                        self._rejected += len(shard.rejected)
-                        self._progress.skip(len(self._plan.span(split, index)))
-                    finished[split].append(shard)
-        return finished
-
-    def _write(self, name: str, records: RecordSource, span: range) -> plans.FinishedShard:
-        rejected = []
-        read = partial(prepare, records, image_size=self._image_size)
-        with ShardWriter(self._directory / name, self._directory / BUILD_FOLDER / f"{name}.tmp") as writer:
-            for item in ordered_map(self._pool, read, span, self._window):
-                if isinstance(item, Prepared):
-                    writer.write(item.example)
-                    self._captions.add(item)
-                else:
-                    rejected.append(item)
-                    self._rejected += 1
-                self._progress.advance(note=f"{self._rejected:,} left out" if self._rejected else "")
-            file = writer.finish()
-        shard = plans.FinishedShard(file, tuple(rejected), dict(self._captions.longest))
-        plans.write_finished(self._directory, shard)
-        return shard
-
-
-class _CaptionLengths:
-    """The longest caption of each type so far, in tokens; a taxon is looked at once."""
-
-    def __init__(self) -> None:
-        self._tokenizer = Tokenizer()
-        self._seen: set[Taxon] = set()
-        self.longest: dict[str, int] = {}
-
-    def add(self, item: Prepared) -> None:
-        if item.taxon not in self._seen:
-            self._seen.add(item.taxon)
-            for text_type in ALL_TEXT_TYPES:
-                self._count(text_type, caption(item.taxon, text_type))
-        if item.caption:
-            self._count("caption", item.caption)
-
-    def _count(self, text_type: str, text: str) -> None:
-        self.longest[text_type] = max(self.longest.get(text_type, 0), self._tokenizer.count(text))
+    with exclusive(directory / BUILD_FOLDER / LOCK, busy), _stopping(directory, console):
+        evaluation = _evaluation_images(selection, threads, console)
+        more = [selection.mix, selection.dedup, selection.clean_up, evaluation.fingerprint if evaluation else ""]
+        with ThreadPoolExecutor(threads) as pool:
+            plan = plans.make_plan(source, name, shard_bytes, images, more, pool)
+        if overwrite:
+            _empty(directory)
+        if (manifest := _finished(directory, plan)) is not None:
+            return BuildReport(directory, manifest, {}, time.monotonic() - start, already_finished=True)
+        _start_or_continue(directory, plan)
+        engine = Engine(console, workers, threads, beam)
+        passes = Passes(directory.absolute(), source, images, selection, evaluation, shard_bytes, engine)
+        return _finish(directory, passes.run(plan), about, start)
 
 
 def _check_arguments(
-    source: Mapping[str, RecordSource], name: str, shard_bytes: int, image_size: int | None, threads: int | None
+    source: Mapping[str, RecordSource], name: str, numbers: Mapping[str, int | None], selection: Selection | None
 ) -> None:
     check_name("dataset name", name)
     for split, records in source.items():
         check_name("split", split)
         if not len(records):
             raise UsageError(f"split {split!r} has no records; leave it out or look at the source")
-    for flag, value in (("shard-bytes", shard_bytes), ("image-size", image_size), ("threads", threads)):
+    for flag, value in numbers.items():
         if value is not None and value < 1:
             raise UsageError(f"--{flag} {value}: must be at least 1")
+    if selection and selection.mix is not None and selection.mix < 0:
+        raise UsageError(f"--mix {selection.mix}: the seed must be at least 0")
+
+
+def _evaluation_images(selection: Selection, threads: int, console: Console) -> Collisions | None:
+    return read_collisions(selection.exclude, threads=threads, console=console) if selection.exclude else None
+
+
+@contextmanager
+def _stopping(directory: Path, console: Console) -> Iterator[None]:
+    """Removes what workers left half-written, and says what is there when the build is stopped."""
+    try:
+        yield
+    except BaseException as error:
+        _remove_temporary_files(directory)
+        if isinstance(error, KeyboardInterrupt):
+            folder = directory / BUILD_FOLDER
+            shards, spans = len(list(folder.glob("*.array_record-*.json"))), len(list(folder.glob("scan-*.json")))
+            parts = f"finished parts of the first pass: {spans}; " if spans else ""
+            text = f"stopped; {parts}finished shards: {shards}; the same command goes on from there"
+            console.print(text, highlight=False, soft_wrap=True)
+        raise
+
+
+def _remove_temporary_files(directory: Path) -> None:
+    for path in (directory / BUILD_FOLDER).glob("*.tmp"):
+        path.unlink(missing_ok=True)
 
 
 def _enter(directory: Path, overwrite: bool) -> None:
@@ -252,40 +223,31 @@ def _start_or_continue(directory: Path, plan: plans.Plan) -> None:
             f"output {directory} holds an unfinished build of another source or with other options; "
             "give another directory, or --overwrite"
         )
+    _remove_temporary_files(directory)
     plans.write_plan(directory, plan)
 
 
-def _finish(directory: Path, plan: plans.Plan, finished: Finished, start: float) -> BuildReport:
+def _finish(directory: Path, outcome: Outcome, about: About | None, start: float) -> BuildReport:
     """Writes the table of rejected records, the metadata, and at last the manifest."""
-    rejected = [(split, entry) for split, shards in finished.items() for shard in shards for entry in shard.rejected]
-    _write_rejected(directory / REJECTED, rejected)
-    counts = Counter((split, entry.reason) for split, entry in rejected)
-    files = {split: tuple(shard.file for shard in shards) for split, shards in finished.items()}
-    for split in files:
-        if not any(file.records for file in files[split]):
+    join_parts(directory, outcome.parts)
+    counts = Counts(dict(sorted(outcome.rejected.items())))
+    files = {split: tuple(shard.file for shard in shards) for split, shards in outcome.shards.items()}
+    for split, records in outcome.plan.records.items():
+        if not records or (files[split] and not any(file.records for file in files[split])):
             reasons = ", ".join(f"{n:,} {reason}" for (of, reason), n in counts.most_common() if of == split)
             for file in (file for files_of_split in files.values() for file in files_of_split):
                 (directory / file.name).unlink()
             shutil.rmtree(directory / BUILD_FOLDER)
             raise UserError(f"split {split!r}: none of its records is usable ({reasons}); see {directory / REJECTED}")
     lengths: dict[str, int] = {}
-    for shard in (shard for shards in finished.values() for shard in shards):
+    for shard in (shard for shards in outcome.shards.values() for shard in shards):
         lengths |= {kind: max(n, lengths.get(kind, 0)) for kind, n in shard.token_lengths.items()}
     try:
-        write_tfds_metadata(directory, plan.name, files)
+        write_tfds_metadata(directory, outcome.plan.name, files, about)
     except OSError as error:
         raise UserError(f"metadata of {directory} could not be written: {error.strerror or error}") from error
-    manifest = Manifest(plan.name, files, lengths, plan.fingerprint)
+    manifest = Manifest(outcome.plan.name, files, lengths, outcome.plan.fingerprint)
     write_manifest(directory, manifest)
     shutil.rmtree(directory / BUILD_FOLDER)
-    return BuildReport(directory, manifest, dict(sorted(counts.items())), time.monotonic() - start)
-
-
-def _write_rejected(path: Path, rejected: Iterable[tuple[str, Rejected]]) -> None:
-    try:
-        with path.open("w", newline="", encoding="utf-8", errors="replace") as file:
-            table = csv.writer(file)
-            table.writerow(["split", "key", "reason", "detail"])
-            table.writerows([split, entry.key, entry.reason, entry.detail] for split, entry in rejected)
-    except OSError as error:
-        raise UserError(f"{path} could not be written: {error.strerror or error}") from error
+    notes = [f"{outcome.changes:,} taxa were tidied, see {directory / TAXONOMY_CHANGES}"] if outcome.changes else []
+    return BuildReport(directory, manifest, counts, time.monotonic() - start, notes=notes)

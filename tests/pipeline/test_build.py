@@ -14,9 +14,9 @@ from bioclip_jax.errors import UsageError, UserError
 from bioclip_jax.images import decode
 from bioclip_jax.pipeline import progress
 from bioclip_jax.pipeline.build import build
+from bioclip_jax.pipeline.build_images import ImageOptions, storable_image
 from bioclip_jax.pipeline.manifest import read_manifest
 from bioclip_jax.pipeline.ordered import ordered_map
-from bioclip_jax.pipeline.prepare import storable_image
 from bioclip_jax.pipeline.readers import open_directory
 from bioclip_jax.pipeline.record import BadRecord
 from bioclip_jax.text.captions import ALL_TEXT_TYPES, caption
@@ -139,10 +139,10 @@ def test_a_photo_with_odd_metadata_that_only_one_reader_accepts_is_stored_as_its
 
 
 def test_image_size_shrinks_the_shorter_side_and_never_enlarges(photo):
-    shrunk = Image.open(io.BytesIO(storable_image(photo(0, size=(120, 80)), image_size=32)))
+    shrunk = Image.open(io.BytesIO(storable_image(photo(0, size=(120, 80)), ImageOptions(resize=32))))
     assert (shrunk.size, shrunk.format) == ((48, 32), "JPEG")
     small = photo(0, size=(120, 24))
-    assert storable_image(small, image_size=32) == small
+    assert storable_image(small, ImageOptions(resize=32)) == small
 
 
 def test_token_lengths_are_those_of_the_longest_caption_of_each_type(run, list_source, record):
@@ -260,7 +260,7 @@ def test_two_builds_at_once_do_not_share_a_directory(run, list_source, record):
 def test_an_empty_split_and_wrong_options_are_usage_errors(run, list_source, record):
     with pytest.raises(UsageError, match="'test' has no records"):
         run({"train": list_source([record(0)]), "test": list_source([])})
-    for option in ({"name": "a b"}, {"shard_bytes": 0}, {"image_size": 0}, {"threads": -1}):
+    for option in ({"name": "a b"}, {"shard_bytes": 0}, {"threads": -1}, {"workers": 0}):
         with pytest.raises(UsageError):
             run({"train": list_source([record(0)])}, **option)
 

@@ -6,8 +6,11 @@ import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 from PIL import Image
+from tensorflow_datasets.proto import tf_example_pb2
 
 from bioclip_jax.errors import UsageError
+from bioclip_jax.pipeline.about import About
+from bioclip_jax.pipeline.record import OPTIONAL_NUMBER_FIELDS
 from bioclip_jax.pipeline.shards import (
     TEXT_FIELDS,
     ShardWriter,
@@ -37,6 +40,21 @@ def test_absent_fields_come_back_empty_and_unknown_ones_are_left_out(record):
 def test_the_same_record_gives_the_same_bytes(record):
     backwards = dict(reversed(record(3).items()))
     assert encode_example(record(3)) == encode_example(backwards)
+
+
+@pytest.mark.parametrize("size", [0, 1, 40, 120, 126, 127, 128, 300, 16_370, 16_384, 2_097_140, 2_097_152])
+def test_the_bytes_are_those_of_protobuf(record, size):
+    fields = dict(zip(TEXT_FIELDS, ("x" * n for n in range(115, 131)), strict=False))
+    some = record(0, image=b"\xff" * size, **fields, latitude=1e300, longitude=-0.0)
+    for full in (some, {"image": b"i" * size}, some | {"key": "k" * size, "caption": "\N{MULTIPLICATION SIGN}" * size}):
+        example = tf_example_pb2.Example()
+        feature = example.features.feature
+        feature["image"].bytes_list.value.append(full["image"])
+        for name in TEXT_FIELDS:
+            feature[name].bytes_list.value.append(full.get(name, "").encode())
+        for name in OPTIONAL_NUMBER_FIELDS:
+            feature[name].float_list.value.append(full.get(name, math.nan))
+        assert encode_example(full) == example.SerializeToString(deterministic=True)
 
 
 def test_a_shard_has_its_name_only_when_it_is_complete(tmp_path, record):
@@ -77,6 +95,24 @@ def test_tfds_opens_the_directory_without_tensorflow_and_decodes_the_images(tmp_
     assert np.abs(train[4]["image"] - expected).max() <= 4  # another JPEG decoder
     assert len(tfds.builder_from_directory(tmp_path).as_data_source(split="test_unseen")) == 1
     assert "tensorflow" not in sys.modules
+
+
+def test_tfds_shows_what_the_recipe_says_about_the_dataset(tmp_path, record):
+    path = tmp_path / shard_name("wagtails", "train", 0, 1)
+    with ShardWriter(path, tmp_path / "temporary") as writer:
+        writer.write(encode_example(record(0)))
+        files = {"train": [writer.finish()]}
+    about = About("Wagtails.", "https://example.org/wagtails", "v2 of May", "CC BY 4.0", "@misc{wagtails}")
+    write_tfds_metadata(tmp_path, "wagtails", files, about)
+    builder = tfds.builder_from_directory(tmp_path)
+    info = builder.info
+    assert info.description == "Wagtails.\n\nVersion v2 of May"
+    assert (info.homepage, info.citation) == ("https://example.org/wagtails", "@misc{wagtails}")
+    assert info.redistribution_info.license == "CC BY 4.0"
+    write_tfds_metadata(tmp_path, "wagtails", files, About(version="2.1.0"))
+    builder = tfds.builder_from_directory(tmp_path)
+    assert str(builder.version) == "2.1.0"
+    assert "organisms" in builder.info.description
 
 
 @pytest.mark.parametrize(
