@@ -22,7 +22,8 @@ class BuildArguments:
     """Build a dataset directory of shards from a data recipe; the recipe's own flags follow its name."""
 
     recipe: tyro.conf.Positional[str]
-    """Built-in name (photo_table, tars, synthetic) or path of a Python file."""
+    """Built-in name (photo_table, tars, treeoflife, treeoflife_10m, biocap, laion_replay, synthetic), path of a Python
+    file, tfds:NAME, or a dataset directory to build anew."""
     out: tyro.conf.Positional[Path]
     """Directory to write; an unfinished build in it is continued."""
     name: str | None = None
@@ -30,30 +31,56 @@ class BuildArguments:
     shard_bytes: int = 2**30
     """About how large a file becomes."""
     resize: int | None = None
-    """Shrink photos so that the shorter side is at most this many pixels (JPEG, quality 95)."""
+    """Size of photos in pixels, see --geometry; without it their files go in untouched."""
+    geometry: Literal["shorter_side", "squash"] = "shorter_side"
+    """Shrink those whose shorter side is longer; or make all square, aspect not kept."""
+    quality: int = 95
+    """Of JPEGs that are written anew."""
+    check: Literal["decode", "header"] = "decode"
+    """Decode every photo, or look only at the header and end of a JPEG, which is much quicker."""
+    mix: int | None = None
+    """Seed of a random order, so that neighbours in a file are not of one provider; else the order of the source."""
+    dedup: tyro.conf.FlagCreatePairsOff[bool] = False
+    """Leave out records with the key or the image of an earlier one; of two splits the first one keeps it."""
+    exclude: tuple[Path, ...] = ()
+    """Folders of evaluation images; leave out records that collide with one."""
+    clean_up: tyro.conf.FlagCreatePairsOff[bool] = False
+    """Tidy the taxa; taxonomy_changes.csv tells how."""
+    workers: int | None = None
+    """Processes; one per CPU if not given, but not more than files."""
     threads: int | None = None
-    """Threads that read and decode; one per CPU if not given."""
+    """Threads that read and decode, in all processes together; one per CPU if not given."""
+    beam: tyro.conf.FlagCreatePairsOff[bool] = False
+    """Run by Apache Beam, whose own flags follow after --."""
     overwrite: tyro.conf.FlagCreatePairsOff[bool] = False
     """Remove a dataset that is there first."""
 
 
 def data_build(arguments: Sequence[str]) -> None:
     """Build a dataset directory of shards from a data recipe."""
+    arguments, beam = _split_at_dashes(arguments)
     _help_of_recipe(arguments, BuildArguments, "data build")
     build, rest = _parse_known(BuildArguments, arguments, "data build")
+    from bioclip_jax.pipeline.build import Selection
     from bioclip_jax.pipeline.build import build as build_dataset
-    from bioclip_jax.pipeline.readers import check_splits
-    from bioclip_jax.recipes import call_recipe, load_recipe
+    from bioclip_jax.pipeline.build_images import ImageOptions
+    from bioclip_jax.pipeline.readers import open_with_flags
 
-    recipe = load_recipe("data", build.recipe)
-    source = check_splits(call_recipe(recipe.source, rest, f"{PROGRAM} data build {build.recipe} OUT"), build.recipe)
+    if beam and not build.beam:
+        raise UsageError(f"{beam[0]!r}: what follows after -- are flags of Apache Beam, which --beam asks for")
+    images = ImageOptions(build.resize, build.geometry, build.quality, build.check)
+    source, about = open_with_flags(build.recipe, rest, f"{PROGRAM} data build {build.recipe} OUT")
     report = build_dataset(
         source,
         build.out,
-        name=build.name or Path(build.recipe).stem,
+        name=build.name or Path(build.recipe.removeprefix("tfds:")).stem,
         shard_bytes=build.shard_bytes,
-        image_size=build.resize,
+        images=images,
+        selection=Selection(build.mix, build.dedup, build.exclude, build.clean_up),
+        about=about,
+        workers=build.workers,
         threads=build.threads,
+        beam=beam if build.beam else None,
         overwrite=build.overwrite,
     )
     print("\n".join(report.lines()))
@@ -82,7 +109,7 @@ def data_verify(arguments: Sequence[str]) -> None:
 
 @dataclass(frozen=True)
 class ShowArguments:
-    """Draw a contact sheet of a dataset; a recipe's own flags follow its name."""
+    """Draw a contact sheet of a dataset, and its statistics; a recipe's own flags follow its name."""
 
     dataset: tyro.conf.Positional[str]
     """Dataset directory, built-in data recipe or path of one."""
@@ -94,29 +121,34 @@ class ShowArguments:
     rows: int = 5
     sample_seed: int = 0
     """Which records are drawn; another number, others."""
+    statistics: Path | None = None
+    """HTML page to write as well: taxa by rank, the long tail, sources, licences, images, captions."""
+    sample: int | None = None
+    """Make the page from this many evenly spaced records, not from all."""
 
 
 def data_show(arguments: Sequence[str]) -> None:
-    """Draw a contact sheet of a dataset directory or data recipe as a PNG."""
+    """Draw a contact sheet of a dataset directory or data recipe as a PNG, and its statistics as a page."""
     _help_of_recipe(arguments, ShowArguments, "data show")
     show, rest = _parse_known(ShowArguments, arguments, "data show")
+    if show.sample is not None and not show.statistics:
+        raise UsageError(f"--sample {show.sample}: is for --statistics PAGE.html")
     from bioclip_jax.pipeline.contact_sheet import contact_sheet
-    from bioclip_jax.pipeline.readers import check_splits, is_recipe, open_dataset
-    from bioclip_jax.recipes import call_recipe, load_recipe
+    from bioclip_jax.pipeline.readers import open_with_flags
 
-    if is_recipe(show.dataset):
-        source = load_recipe("data", show.dataset).source
-        splits = check_splits(call_recipe(source, rest, f"{PROGRAM} data show {show.dataset}"), show.dataset)
-    elif rest:
-        raise UsageError(f"unknown argument {rest[0]!r}; a dataset directory takes no arguments of a recipe")
-    else:
-        splits = dict(open_dataset(show.dataset))
-    title = Path(show.dataset).stem
+    splits, _ = open_with_flags(show.dataset, rest, f"{PROGRAM} data show {show.dataset}")
+    title = Path(show.dataset.removeprefix("tfds:")).stem
     sheet = contact_sheet(
         splits, title=title, split=show.split, columns=show.columns, rows=show.rows, seed=show.sample_seed
     )
     sheet.save(show.out, "PNG")
     print(show.out)
+    if show.statistics:
+        from bioclip_jax.pipeline.statistics import collect_statistics
+        from bioclip_jax.pipeline.statistics_page import write_statistics
+
+        write_statistics(collect_statistics(splits, sample=show.sample), show.statistics, title=title)
+        print(show.statistics)
 
 
 def train(arguments: Sequence[str]) -> None:
@@ -343,18 +375,24 @@ def _parse_known(target: Callable[..., Any], arguments: Sequence[str], command: 
     return tyro.cli(target, args=list(arguments), prog=f"{PROGRAM} {command}", return_unknown_args=True)
 
 
+def _split_at_dashes(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
+    """What stands before `--`, and what behind it."""
+    place = list(arguments).index("--") if "--" in arguments else len(arguments)
+    return list(arguments[:place]), list(arguments[place + 1 :])
+
+
 def _help_of_recipe(arguments: Sequence[str], target: Callable[..., Any], command: str) -> None:
     """Prints a data recipe's own flags where its help is asked for; without a recipe, the command's help."""
     if not arguments or arguments[0] in ("-h", "--help"):
         _parse(target, arguments, command)
     if set(arguments) & {"-h", "--help"}:
-        from bioclip_jax.pipeline.readers import is_recipe
+        from bioclip_jax.pipeline.readers import is_recipe, recipe_file
         from bioclip_jax.recipes import load_recipe, recipe_arguments
 
         if not is_recipe(arguments[0]):
             _parse(target, ["--help"], command)
         recipe_arguments(
-            load_recipe("data", arguments[0]).source, ["--help"], f"{PROGRAM} {command} {arguments[0]} ..."
+            load_recipe("data", recipe_file(arguments[0])).source, ["--help"], f"{PROGRAM} {command} {arguments[0]} ..."
         )
 
 

@@ -149,15 +149,39 @@ class Preprocessing:
 
 
 @dataclasses.dataclass(frozen=True)
+class DatasetConfig:
+    """One more dataset in a mixture."""
+
+    dataset: str
+    """As `DataConfig.dataset`."""
+    arguments: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    split: str = "train"
+    weight: float = 1.0
+    """Its share of the batches, relative to the other weights."""
+
+    def __post_init__(self) -> None:
+        _require_positive(self, "data.mixed_with", "weight")
+
+
+@dataclasses.dataclass(frozen=True)
 class DataConfig:
     """What to train on."""
 
     dataset: str = "synthetic"
-    """A dataset directory (made by `bioclip-jax data build`), or a data recipe that is drawn while training: a built-in
-    name or the path of a Python file."""
+    """A dataset directory (made by `bioclip-jax data build`), tfds:NAME, or a data recipe that is read or drawn while
+    training: a built-in name or the path of a Python file."""
     arguments: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     """Arguments of the data recipe's `source`; a dataset directory takes none."""
     split: str = "train"
+    weight: float = 1.0
+    """Share of this dataset in the batches, where others are mixed with it."""
+    mixed_with: tuple[DatasetConfig, ...] = ()
+    """Further datasets. Each runs through its own records epoch by epoch."""
+    with_replacement: bool = False
+    """Draw records at random instead of running through them, as the published run drew its shards."""
+    block_size: int = 1
+    """Neighbouring records that stay together in the order, for object storage: it serves long runs better than single
+    records. The records of a file should be mixed then (`bioclip-jax data build --mix`)."""
     text_types: tuple[str, ...] = ("sci", "com", "taxon", "sci_com", "taxon_com")
     """Caption types; each step draws one for its whole batch."""
     text_type_per_sample: bool = False
@@ -168,13 +192,27 @@ class DataConfig:
     """Random resized crop: range of width over height."""
     horizontal_flip: bool = False
     """Mirror half of the images. The published recipe does not."""
+    max_bad_share: float = 0.02
+    """Share of the samples that may be unusable; a neighbour replaces each, which is counted. Beyond, the run stops."""
     threads: int = 4
-    """Threads that decode and crop on each host."""
+    """Threads that decode and crop on each host, or in each of its processes."""
+    processes: int = 0
+    """Worker processes on each host, where one process's threads do not suffice; 0 for threads only."""
     prefetch_batches: int = 4
     """Batches that wait in memory for the device."""
 
+    @property
+    def datasets(self) -> tuple[DatasetConfig, ...]:
+        """This and the ones that are mixed with it."""
+        return DatasetConfig(self.dataset, self.arguments, self.split, self.weight), *self.mixed_with
+
     def __post_init__(self) -> None:
-        _require_positive(self, "data", "threads", "prefetch_batches")
+        _require_positive(self, "data", "weight", "block_size", "threads", "prefetch_batches")
+        if self.processes < 0 or not 0 <= self.max_bad_share <= 1:
+            raise UsageError(
+                f"data.processes is {self.processes} and data.max_bad_share {self.max_bad_share}; the first cannot be "
+                "below 0, the second has to be in 0..1"
+            )
         if not self.text_types:
             raise UsageError("data.text_types is empty; name at least one caption type")
         if not 0 < self.crop_scale[0] <= self.crop_scale[1] <= 1:
@@ -241,11 +279,16 @@ class TrainConfig:
     """Model to start from, instead of random weights: a run, folder or hf-hub:owner/name that `bioclip-jax convert`
     reads, of the same shape. A second projector that it lacks starts as a copy of the first."""
     data: DataConfig = DataConfig()
+    replay: DataConfig = DataConfig(dataset="", text_types=("caption",))
+    """Experience replay (BioCLIP 2): image and text pairs with a contrastive loss of their own, through a second visual
+    projector. None without a dataset."""
     optimizer: OptimizerConfig = OptimizerConfig()
     mesh: MeshConfig = MeshConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
     global_batch_size: int = 4096
-    """Pairs in a step, over all devices."""
+    """Pairs of organisms in a step, over all devices."""
+    replay_batch_size: int = 0
+    """Pairs of replay data in a step, besides those."""
     total_steps: int = 10_000
     seed: int = 42
     """Of the initial weights, the order of the data and the crops."""
@@ -263,6 +306,15 @@ class TrainConfig:
         _require_positive(self, "", "global_batch_size", "total_steps", "log_every")
         if self.global_batch_size < 2:
             raise UsageError("global_batch_size is 1; a contrastive batch needs 2 or more")
+        if not self.data.dataset:
+            raise UsageError("data.dataset is empty; name what to train on")
+        if bool(self.replay.dataset) != (self.replay_batch_size > 0):
+            raise UsageError(
+                f"replay.dataset is {self.replay.dataset!r} and replay_batch_size {self.replay_batch_size}; replay "
+                "needs both, and a run without it neither"
+            )
+        if self.replay.dataset and not (self.model.replay_projector and self.replay_batch_size > 1):
+            raise UsageError("replay needs model.replay_projector, and a replay_batch_size of 2 or more")
         if self.seed < 0:
             raise UsageError(f"seed is {self.seed}; it cannot be below 0")
         if self.attention == "cudnn" and self.dtype != "bfloat16":

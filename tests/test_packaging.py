@@ -125,7 +125,7 @@ def test_citation_agrees_with_the_licence_and_the_version():
 def test_every_package_that_is_imported_is_a_dependency_and_the_other_way_round():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     extras = project["optional-dependencies"]
-    required, extra = names_in(project["dependencies"]), names_in(extras["torch"] + extras["onnx"])
+    required, extra = names_in(project["dependencies"]), names_in(extras["torch"] + extras["onnx"] + extras["beam"])
     distributions_of = importlib.metadata.packages_distributions()
     used = {
         name.lower().replace("_", "-")

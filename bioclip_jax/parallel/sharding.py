@@ -45,3 +45,9 @@ def replicated(mesh: Mesh) -> NamedSharding:
 def batch_sharding(mesh: Mesh) -> NamedSharding:
     """The first dimension split over all devices."""
     return NamedSharding(mesh, PartitionSpec(BATCH_AXES))
+
+
+def rows_here(sharding: NamedSharding, rows: int) -> list[int]:
+    """Which of the first dimension's `rows` lie on this process's devices, ascending."""
+    indices = sharding.addressable_devices_indices_map((rows,)).values()
+    return sorted({row for index in indices if index is not None for row in range(*index[0].indices(rows))})

@@ -1,31 +1,35 @@
 """Records to batches, in an order that is a pure function of (seed, step, row).
 
-Which record stands at which place, its crop and its caption depend on nothing else: not on the number of hosts, threads
-or restarts. The pipeline is a Grain `MapDataset`, and its whole state is the step.
+Which record stands at which place, its crop and its caption depend on nothing else: not on the number of hosts,
+threads, processes or restarts. The pipeline is a Grain `MapDataset` of steps, and its whole state is the step.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping
-from pathlib import Path
-from typing import Any
+import functools
+import os
+import sys
+from collections.abc import Generator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, NamedTuple
 
+import cv2
 import grain
 import numpy as np
+from absl import flags
 
-from bioclip_jax import images
 from bioclip_jax.config import DataConfig
 from bioclip_jax.errors import UsageError, UserError
-from bioclip_jax.pipeline.manifest import read_manifest
-from bioclip_jax.pipeline.readers import is_recipe
-from bioclip_jax.pipeline.record import Record, RecordSource
-from bioclip_jax.text.captions import ALL_TEXT_TYPES, caption, text_type_of_step
-from bioclip_jax.text.taxonomy import Taxon
-from bioclip_jax.text.tokenizer import VOCABULARY_SIZE, Tokenizer
+from bioclip_jax.pipeline.bad_samples import Replaced
+from bioclip_jax.pipeline.order import Mixture, Order, place_of
+from bioclip_jax.pipeline.record import RecordSource
+from bioclip_jax.pipeline.sample import TEXT_TYPES_OF_RECORDS, Sample
+from bioclip_jax.text.tokenizer import VOCABULARY_SIZE
 
 TOKEN_BUCKETS = (16, 32, 48, 64, 77)
 """Lengths that captions are cut to. Attention is causal and captions end at EOT, so a cut after it is exact."""
+_PART = 32  # samples that a thread makes before it looks for more work
 
 
 def token_bucket(longest: int, context_length: int = 77) -> int:
@@ -33,82 +37,116 @@ def token_bucket(longest: int, context_length: int = 77) -> int:
     return min(next((size for size in TOKEN_BUCKETS if size >= longest), context_length), context_length)
 
 
-def order(records: int, seed: int) -> grain.MapDataset[int]:
-    """Which record stands at each place of the endless sequence of places 0, 1, 2, ...
+class Batch(NamedTuple):
+    """Some rows of one step."""
 
-    Each epoch is another permutation of all records (Grain's index shuffle: no memory, whatever the size).
-    """
-    return grain.MapDataset.range(records).seed(seed).shuffle().repeat()
-
-
-@dataclasses.dataclass(frozen=True)
-class Sample:
-    """Turns (record, its place) into model input: decoded, cropped, captioned, tokenised."""
-
-    data: DataConfig
-    image_size: int
-    tokens: int
-    global_batch_size: int
-    seed: int
-    tokenizer: Tokenizer
-
-    def __call__(self, record: Record, place: int) -> dict[str, np.ndarray]:
-        """{"image": uint8 [size, size, 3], "tokens": int32 [tokens]}."""
-        draw = np.random.Generator(np.random.Philox(key=[self.seed % 2**64, place]))
-        try:
-            photo = images.decode(record["image"])
-        except images.ImageError as error:
-            raise UserError(
-                f"record {record['key']!r}: {error.reason}; `bioclip-jax data verify` lists such records"
-            ) from None
-        height, width, _ = photo.shape
-        box = images.random_resized_crop_box(draw, height, width, self.data.crop_scale, self.data.crop_ratio)
-        photo = images.resized_crop(photo, box, self.image_size)
-        if self.data.horizontal_flip and draw.random() < 0.5:
-            photo = photo[:, ::-1]
-        text = caption(Taxon.from_record(record), self._text_type(place, draw))
-        return {"image": np.ascontiguousarray(photo), "tokens": self.tokenizer([text])[0, : self.tokens]}
-
-    def _text_type(self, place: int, draw: np.random.Generator) -> str:
-        types = self.data.text_types
-        if self.data.text_type_per_sample:
-            return types[int(draw.integers(len(types)))]
-        return text_type_of_step(place // self.global_batch_size, types)
+    image: np.ndarray
+    """uint8 [rows, size, size, 3], RGB."""
+    tokens: np.ndarray
+    """int32 [rows, tokens]."""
+    replaced: tuple[Replaced, ...]
+    """The records that could not be used; others stand in their rows."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Loader:
-    """All that a process needs to produce its rows of any step."""
+    """All that a process needs to produce its rows of any step.
 
-    source: RecordSource
+    Attributes:
+      sources: the datasets.
+      order: which record of which of them stands at each place.
+      sample: what becomes of it.
+      global_batch_size: rows of a step, over all processes.
+      rows: which of them this process makes; all if not given.
+    """
+
+    sources: Sequence[RecordSource]
+    order: Mixture
     sample: Sample
-    process_index: int = 0
-    process_count: int = 1
+    global_batch_size: int
+    rows: Sequence[int] = ()
 
     def __post_init__(self) -> None:
-        size = self.sample.global_batch_size
-        if size % self.process_count:
-            raise UserError(f"global_batch_size {size} does not divide over {self.process_count} processes")
-        if len(self.source) < size:
-            raise UserError(
-                f"global_batch_size {size} is larger than the {len(self.source)} records of the data; "
-                "choose a smaller batch"
+        object.__setattr__(self, "rows", tuple(self.rows) or tuple(range(self.global_batch_size)))
+
+    @property
+    def tokens(self) -> int:
+        """The length of its captions."""
+        return self.sample.tokens
+
+    def batch(self, step: int) -> Batch:
+        """This process's rows of a step, made by threads."""
+        size, rows = self.sample.image_size, len(self.rows)
+        batch = Batch(np.empty((rows, size, size, 3), np.uint8), np.empty((rows, self.sample.tokens), np.int32), ())
+        part = max(1, min(_PART, rows // self.sample.data.threads))
+        fill = functools.partial(self._fill, int(step), batch, self.sample.text_type(int(step)))
+        parts = [range(start, min(start + part, rows)) for start in range(0, rows, part)]
+        replaced = [one for some in _threads(self.sample.data.threads).map(fill, parts) for one in some]
+        return batch._replace(replaced=tuple(replaced))
+
+    def _attempt(self, step: int) -> Batch | UserError:
+        # Grain would add lines of its own to the message of an exception, and lose its type between processes.
+        try:
+            return self.batch(step)
+        except UserError as error:
+            return error
+
+    def _fill(self, step: int, batch: Batch, text_type: str, part: range) -> list[Replaced]:
+        block_size = self.sample.data.block_size
+        places = [place_of(step, self.rows[row], self.global_batch_size, block_size) for row in part]
+        replaced = []
+        for row, place, draws in zip(part, places, self.sample.draws(places), strict=True):
+            dataset, record = self.order[place]
+            source = self.sources[dataset]
+            one = self.sample.write(source, record, text_type, draws, batch.image[row], batch.tokens[row])
+            if one is not None:
+                replaced.append(one)
+        return replaced
+
+    def batches(self, first_step: int, last_step: int) -> Generator[Batch]:
+        """This process's rows of steps first_step .. last_step - 1, prefetched.
+
+        A generator: closing it ends the threads and processes that work ahead.
+        """
+        data = self.sample.data
+        steps: Any = grain.MapDataset.range(first_step, last_step).map(self._attempt)
+        ahead = data.prefetch_batches
+        if data.processes:
+            if not flags.FLAGS.is_parsed():
+                flags.FLAGS.mark_as_parsed()  # Grain's workers ask for flags that only absl's own `app.run` parses
+            steps = steps.to_iter_dataset(grain.ReadOptions(num_threads=1, prefetch_buffer_size=1))
+            workers = min(data.processes, last_step - first_step)
+            each = max(1, ahead // workers)
+            iterator = iter(
+                steps.mp_prefetch(
+                    grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=each), _keep_off_devices
+                )
             )
+        else:
+            # A second batch is begun while the last samples of the first are made.
+            iterator = iter(
+                steps.to_iter_dataset(grain.ReadOptions(num_threads=min(2, ahead), prefetch_buffer_size=ahead))
+            )
+        try:
+            for item in iterator:
+                if isinstance(item, UserError):
+                    raise item
+                yield item
+        finally:
+            iterator.close()
 
-    def batches(self, first_step: int, last_step: int) -> Iterator[Mapping[str, np.ndarray]]:
-        """This process's rows of steps first_step .. last_step - 1, prefetched by threads."""
-        data, rows = self.sample.data, self.sample.global_batch_size // self.process_count
-        places = order(len(self.source), self.sample.seed)
-        first_row = self.process_index * rows
 
-        def element(local: int) -> dict[str, np.ndarray]:
-            step, row = divmod(int(local), rows)
-            place = (first_step + step) * self.sample.global_batch_size + first_row + row
-            return self.sample(self.source[int(places[place])], place)
+@functools.lru_cache(maxsize=4)
+def _threads(count: int) -> ThreadPoolExecutor:
+    # OpenCV's own threads would compete with these.
+    return ThreadPoolExecutor(count, "sample", initializer=cv2.setNumThreads, initargs=(1,))
 
-        dataset = grain.MapDataset.range((last_step - first_step) * rows).map(element).batch(rows)
-        options = grain.ReadOptions(num_threads=data.threads, prefetch_buffer_size=data.prefetch_batches)
-        return iter(dataset.to_iter_dataset(options))
+
+def _keep_off_devices(worker: int, workers: int) -> None:
+    """Grain imports JAX in its workers, too; should anything there start it, it must not take an accelerator."""
+    os.environ["JAX_PLATFORMS"] = "cpu"
+    if "jax" in sys.modules:
+        sys.modules["jax"].config.update("jax_platforms", "cpu")
 
 
 def require_vocabulary(vocab_size: int) -> None:
@@ -118,33 +156,49 @@ def require_vocabulary(vocab_size: int) -> None:
 
 
 def make_loader(
-    source: RecordSource,
+    sources: Sequence[RecordSource],
     data: DataConfig,
     *,
     image_size: int,
     context_length: int,
     global_batch_size: int,
     seed: int,
-    token_lengths: Mapping[str, int],
-    **process: Any,
+    token_lengths: Sequence[Mapping[str, int]],
+    weights: Sequence[float] = (1.0,),
+    rows: Sequence[int] = (),
 ) -> Loader:
-    """A loader for a training split.
+    """A loader for a training split, or for a mixture of several.
 
-    `token_lengths`: longest caption per text type as the manifest has it; types it lacks get the whole context. What
-    every process reads from the manifest decides the length, never one process's own batch.
+    Args:
+      sources: the records of each dataset.
+      data: the settings.
+      image_size: side of the photos, in pixels.
+      context_length: ids of a whole caption.
+      global_batch_size: rows of a step, over all processes.
+      seed: of order and crops.
+      token_lengths: of each dataset the longest caption per text type as its manifest has it; types it lacks get the
+        whole context. What every process reads from the manifest decides the length, never one process's own batch.
+      weights: share of each dataset in the batches.
+      rows: that this process makes; all if not given.
+
+    Raises:
+      UsageError: a text type is none, or a weight is not above 0.
+      UserError: there are fewer records than rows.
     """
-    unknown = [name for name in data.text_types if name not in ALL_TEXT_TYPES]
+    unknown = [name for name in data.text_types if name not in TEXT_TYPES_OF_RECORDS]
     if unknown:
-        raise UsageError(f"data.text_types has {unknown[0]!r}; the caption types are {', '.join(ALL_TEXT_TYPES)}")
-    longest = max(token_lengths.get(text_type, context_length) for text_type in data.text_types)
-    sample = Sample(
-        data, image_size, token_bucket(longest, context_length), global_batch_size, seed, Tokenizer(context_length)
-    )
-    return Loader(source, sample, **process)
-
-
-def dataset_token_lengths(dataset: str) -> Mapping[str, int]:
-    """Longest caption per text type as a dataset directory's manifest has it; empty for a recipe."""
-    if is_recipe(dataset):
-        return {}
-    return read_manifest(Path(dataset).expanduser()).token_lengths
+        known = ", ".join(TEXT_TYPES_OF_RECORDS)
+        raise UsageError(f"data.text_types has {unknown[0]!r}; the caption types are {known}")
+    records = sum(len(source) for source in sources)
+    if records < global_batch_size:
+        raise UserError(
+            f"global_batch_size {global_batch_size} is larger than the {records} records of the data; "
+            "choose a smaller batch"
+        )
+    longest = max(lengths.get(name, context_length) for lengths in token_lengths for name in data.text_types)
+    orders = [
+        Order(len(source), seed + 2**32 * place, data.block_size, data.with_replacement)
+        for place, source in enumerate(sources)
+    ]
+    sample = Sample(data, image_size, token_bucket(longest, context_length), context_length, seed)
+    return Loader(tuple(sources), Mixture(tuple(orders), tuple(weights)), sample, global_batch_size, rows)

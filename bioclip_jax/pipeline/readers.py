@@ -3,66 +3,94 @@
 from __future__ import annotations
 
 import os
+import resource
+import threading
+from bisect import bisect_right
+from collections import OrderedDict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
-from array_record.python.array_record_data_source import ArrayRecordDataSource
+from array_record.python.array_record_module import ArrayRecordReader
 
 from bioclip_jax.errors import UsageError, UserError
+from bioclip_jax.pipeline.about import About
 from bioclip_jax.pipeline.manifest import Manifest, ShardFile, read_manifest
-from bioclip_jax.pipeline.record import Record, RecordSource
+from bioclip_jax.pipeline.record import BadRecord, Record, RecordSource
 from bioclip_jax.pipeline.shards import decode_example
-from bioclip_jax.recipes import builtin_recipes, check_arguments, is_bare_name, load_recipe
+from bioclip_jax.recipes import builtin_recipes, call_recipe, check_arguments, is_bare_name, load_recipe
 
-
-@dataclass(frozen=True)
-class _Instruction:
-    """What `ArrayRecordDataSource` wants to know of a file so as not to open it before it is read."""
-
-    filename: str
-    skip: int
-    take: int
-    examples_in_shard: int
+TFDS_PREFIX = "tfds:"
+_IN_MEMORY = 2**25
+"""A split of more records keeps the offsets of its records (8 bytes each) on disk, at one more read a record."""
 
 
 class ShardedSource:
     """The records of one split of a dataset directory.
 
-    Safe to use from many threads; it can be pickled, and opens each file when a record in it is first asked for.
+    Safe to use from many threads; it can be pickled. A file is opened when a record in it is first asked for, and at
+    most as many stay open as leave half of the process's file descriptors free.
     """
 
     def __init__(self, directory: str | os.PathLike[str], files: Sequence[ShardFile]):
-        self._paths = [str(Path(directory) / file.name) for file in files]
-        self._records = [file.records for file in files]
-        full = [_Instruction(path, 0, n, n) for path, n in zip(self._paths, self._records, strict=True) if n]
-        self._source = ArrayRecordDataSource(full) if full else ()
+        full = [file for file in files if file.records]
+        self._paths = [str(Path(directory) / file.name) for file in full]
+        self._ends = list(accumulate(file.records for file in full))
+        index = "in_memory" if len(self) <= _IN_MEMORY else "offloaded,footer_prefetch_bytes:0"
+        self._options = f"readahead_buffer_size:0,index_storage_option:{index}"
+        self._start()
+
+    def _start(self) -> None:
+        self._lock = threading.Lock()
+        self._open: OrderedDict[int, ArrayRecordReader] = OrderedDict()
+        self._most_open = max(16, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 2)
 
     def __len__(self) -> int:
-        return len(self._source)
+        return self._ends[-1] if self._ends else 0
 
     def __getitem__(self, index: int) -> Record:
         """The record at `index`, from 0 to `len(self) - 1`.
 
         Raises:
           IndexError: there is no such place.
-          UserError: the file is gone or damaged there.
+          BadRecord: the file is damaged there.
+          UserError: the file is gone or cannot be opened.
         """
         if not 0 <= index < len(self):
             raise IndexError(f"record {index} of {len(self)}")
+        file = bisect_right(self._ends, index)
+        row = index - (self._ends[file - 1] if file else 0)
+        reader = self._opened(file)
         try:
-            return decode_example(self._source[index])
-        except (RuntimeError, OSError, ValueError, IndexError) as error:
-            path = self._path_of(index)
-            raise UserError(f"{path} cannot be read ({error}); see `bioclip-jax data verify`") from error
+            return decode_example(reader.read([row])[0])
+        except (RuntimeError, ValueError, IndexError) as error:
+            path = self._paths[file]
+            if not os.path.exists(path):  # noqa: PTH110
+                raise UserError(f"{path} is gone; see `bioclip-jax data verify`") from error
+            raise BadRecord(f"{os.path.basename(path)} record {row}", f"damaged file: {error}") from error  # noqa: PTH119
 
-    def _path_of(self, index: int) -> str:
-        for path, records in zip(self._paths, self._records, strict=True):
-            if index < records:
-                return path
-            index -= records
-        raise IndexError(index)
+    def _opened(self, file: int) -> ArrayRecordReader:
+        with self._lock:
+            if (found := self._open.get(file)) is not None:
+                self._open.move_to_end(file)
+                return found
+        try:
+            opened = ArrayRecordReader(self._paths[file], self._options)
+        except (RuntimeError, ValueError) as error:
+            raise UserError(f"{self._paths[file]} cannot be read ({error}); see `bioclip-jax data verify`") from error
+        with self._lock:
+            self._open[file] = opened
+            while len(self._open) > self._most_open:
+                self._open.popitem(last=False)  # it is closed when the last thread that reads from it lets go
+        return opened
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"_paths": self._paths, "_ends": self._ends, "_options": self._options}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        self._start()
 
 
 def open_directory(directory: str | os.PathLike[str], manifest: Manifest | None = None) -> dict[str, ShardedSource]:
@@ -77,7 +105,9 @@ def open_directory(directory: str | os.PathLike[str], manifest: Manifest | None 
 
 
 def is_recipe(path_or_recipe: str) -> bool:
-    """Whether this is a data recipe (a built-in name or a Python file) rather than a dataset directory."""
+    """Whether this is a data recipe (a built-in name, tfds:NAME or a Python file) rather than a dataset directory."""
+    if path_or_recipe.startswith(TFDS_PREFIX):
+        return True
     if is_bare_name(path_or_recipe):
         return path_or_recipe in builtin_recipes("data")
     return path_or_recipe.endswith(".py")
@@ -89,8 +119,8 @@ def open_dataset(
     """Opens a dataset directory, or calls the `source` of a data recipe; returns the source of each split by name.
 
     Args:
-      path_or_recipe: a dataset directory, the path of a recipe, or the name of a built-in recipe (which goes before a
-        directory of that name; write './NAME' for the directory).
+      path_or_recipe: a dataset directory, the path of a recipe, the name of a built-in recipe (which goes before a
+        directory of that name; write './NAME' for the directory), or tfds:NAME for what TensorFlow Datasets prepared.
       arguments: keyword arguments of the recipe's `source`; a directory takes none.
 
     Raises:
@@ -101,13 +131,52 @@ def open_dataset(
     if not is_recipe(name):
         if arguments:
             raise UsageError(f"dataset {name} is not a recipe, so it takes no arguments (got {', '.join(arguments)})")
-        if is_bare_name(name) and not Path(name).exists():
-            names = ", ".join(builtin_recipes("data")) or "none"
-            raise UsageError(f"no dataset directory or data recipe is called {name!r}; built-in recipes: {names}")
-        return open_directory(Path(name).expanduser())
-    source = load_recipe("data", name).source
+        return _open_named_directory(name)
+    recipe, given = _recipe(name)
+    source = load_recipe("data", recipe).source
+    arguments = {**given, **arguments}
     check_arguments(source, arguments, name)
     return check_splits(source(**arguments), name)
+
+
+def open_with_flags(
+    path_or_recipe: str, flags: Sequence[str], program: str
+) -> tuple[Mapping[str, RecordSource], About | None]:
+    """The same for the command line, where flags are the arguments.
+
+    Returns:
+      the splits, and what a recipe says about the dataset, if it does.
+
+    Raises:
+      UsageError: there is no such dataset, or flags for a directory.
+      UserError: the dataset is damaged or unfinished.
+    """
+    if not is_recipe(path_or_recipe):
+        if flags:
+            raise UsageError(f"unknown argument {flags[0]!r}; a dataset directory takes no arguments of a recipe")
+        return _open_named_directory(path_or_recipe), None
+    name, given = _recipe(path_or_recipe)
+    recipe = load_recipe("data", name)
+    flags = [*(word for field, value in given.items() for word in (f"--{field}", value)), *flags]
+    return check_splits(call_recipe(recipe.source, flags, program), path_or_recipe), getattr(recipe, "about", None)
+
+
+def recipe_file(path_or_recipe: str) -> str:
+    """The recipe, by name or path, that stands behind what `is_recipe` calls one."""
+    return _recipe(path_or_recipe)[0]
+
+
+def _recipe(path_or_recipe: str) -> tuple[str, dict[str, str]]:
+    if path_or_recipe.startswith(TFDS_PREFIX):
+        return "tfds", {"name": path_or_recipe.removeprefix(TFDS_PREFIX)}
+    return path_or_recipe, {}
+
+
+def _open_named_directory(name: str) -> Mapping[str, RecordSource]:
+    if is_bare_name(name) and not Path(name).exists():
+        names = ", ".join(builtin_recipes("data")) or "none"
+        raise UsageError(f"no dataset directory or data recipe is called {name!r}; built-in recipes: {names}")
+    return open_directory(Path(name).expanduser())
 
 
 def check_splits(splits: Any, recipe: str) -> dict[str, RecordSource]:

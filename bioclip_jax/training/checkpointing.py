@@ -21,7 +21,7 @@ from orbax.checkpoint import v1 as ocp
 from bioclip_jax.checkpoints import first_line, load_tree
 from bioclip_jax.config import TrainConfig, from_dict, to_json
 from bioclip_jax.errors import UsageError, UserError
-from bioclip_jax.pipeline.manifest import Manifest, write_json
+from bioclip_jax.pipeline.manifest import write_json
 from bioclip_jax.training.step import TrainState
 
 CONFIG_NAME, CHECKPOINTS, TEMPORARY = "config.json", "checkpoints", "config.json.tmp"
@@ -67,9 +67,22 @@ def prepare_work_dir(work_dir: Path, config: TrainConfig) -> None:
         raise UserError(f"{work_dir}: cannot be written ({error.strerror})") from None
 
 
-def write_dataset_note(work_dir: Path, manifest: Manifest) -> None:
-    """Notes which data a run began with; the directory may have changed when somebody asks."""
-    write_json(work_dir / DATASET_NAME, {"name": manifest.name, "hash": manifest.hash})
+def check_dataset_note(work_dir: Path, note: tuple[str, str] | None, is_new: bool) -> None:
+    """Notes name and hash of the data that a run begins with, and looks whether one that continues has the same.
+
+    Raises:
+        UserError: the dataset was built anew since the run began.
+    """
+    if note is None:
+        return
+    before = read_dataset_note(work_dir)
+    if is_new or before is None:
+        write_json(work_dir / DATASET_NAME, {"name": note[0], "hash": note[1]})
+    elif before[1] != note[1]:
+        raise UserError(
+            f"{work_dir}: this run began with other data (dataset {before[0]!r} was built anew since); put them back, "
+            "or begin another run"
+        )
 
 
 def read_dataset_note(work_dir: Path) -> tuple[str, str] | None:

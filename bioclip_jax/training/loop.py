@@ -26,11 +26,12 @@ from bioclip_jax.errors import UsageError, UserError
 from bioclip_jax.models.flops import train_flops
 from bioclip_jax.parallel.mesh import make_mesh
 from bioclip_jax.parallel.sharding import batch_sharding
-from bioclip_jax.pipeline.loader import Loader, dataset_token_lengths, make_loader, require_vocabulary
+from bioclip_jax.pipeline.bad_samples import BadSamples
+from bioclip_jax.pipeline.loader import Loader
 from bioclip_jax.pipeline.lock import exclusive
-from bioclip_jax.pipeline.manifest import read_manifest
-from bioclip_jax.pipeline.readers import is_recipe, open_dataset
-from bioclip_jax.training.checkpointing import Checkpoints, finished_steps, prepare_work_dir, write_dataset_note
+from bioclip_jax.training.checkpointing import Checkpoints, check_dataset_note, finished_steps, prepare_work_dir
+from bioclip_jax.training.data import dataset_note, open_streams, zipped
+from bioclip_jax.training.feed import DeviceFeed
 from bioclip_jax.training.initial import load_initial, open_initial
 from bioclip_jax.training.metrics import MetricsWriter
 from bioclip_jax.training.progress import StepProgress
@@ -52,20 +53,24 @@ def train(config: TrainConfig, work_dir: Path, console: Console | None = None) -
         Interrupted: the user stopped it; running the same command again continues.
     """
     console = console or Console(stderr=True)
-    loader = open_loader(config)
     mesh = make_mesh(config.mesh.data, config.mesh.fsdp)
-    check_devices(config, mesh.size)
+    check_devices(config)
+    streams = open_streams(config, mesh)
     is_new = not finished_steps(work_dir)
     initial = open_initial(config) if config.initial_weights and is_new else None  # before anything is written
     prepare_work_dir(work_dir, config)
     with exclusive(work_dir / "lock", f"{work_dir}: another process is training here now"):
-        if is_new and not is_recipe(config.data.dataset):
-            write_dataset_note(work_dir, read_manifest(Path(config.data.dataset).expanduser()))
-        return _train(config, work_dir, loader, mesh, console, initial)
+        check_dataset_note(work_dir, dataset_note(config), is_new)
+        return _train(config, work_dir, streams, mesh, console, initial)
 
 
 def _train(
-    config: TrainConfig, work_dir: Path, loader: Loader, mesh: Mesh, console: Console, initial: Source | None
+    config: TrainConfig,
+    work_dir: Path,
+    streams: Mapping[str, Loader],
+    mesh: Mesh,
+    console: Console,
+    initial: Source | None,
 ) -> TrainState:
     program = make_program(config, mesh)
     checkpoints = Checkpoints(work_dir, config)
@@ -82,7 +87,7 @@ def _train(
         console.print("this run is finished")
         return state
     metrics = MetricsWriter(work_dir, first_step)
-    run = _Run(config, mesh, program, loader, checkpoints, metrics, console)
+    run = _Run(config, mesh, program, streams, checkpoints, metrics, console)
     try:
         with jax.transfer_guard("disallow"):
             return run.steps(state, first_step)
@@ -90,31 +95,12 @@ def _train(
         metrics.close()
 
 
-def open_loader(config: TrainConfig) -> Loader:
-    """The run's data, opened and checked."""
-    require_vocabulary(config.model.text.vocab_size)
-    splits = open_dataset(config.data.dataset, config.data.arguments)
-    if config.data.split not in splits:
-        raise UsageError(f"data.split {config.data.split!r} is not one of {', '.join(splits)} in {config.data.dataset}")
-    return make_loader(
-        splits[config.data.split],
-        config.data,
-        image_size=config.model.vision.image_size,
-        context_length=config.model.text.context_length,
-        global_batch_size=config.global_batch_size,
-        seed=config.seed,
-        token_lengths=dataset_token_lengths(config.data.dataset),
-    )
-
-
-def check_devices(config: TrainConfig, devices: int) -> None:
+def check_devices(config: TrainConfig) -> None:
     """Raises UsageError where these devices cannot run the config."""
     if config.dtype == "float64" and not jax.config.read("jax_enable_x64"):
         raise UsageError("dtype float64 needs the environment variable JAX_ENABLE_X64=1")
     if config.attention == "cudnn" and jax.default_backend() != "gpu":
         raise UsageError(f"attention cudnn needs an NVIDIA GPU; the devices here are {jax.default_backend()}")
-    if config.global_batch_size % devices:
-        raise UsageError(f"global_batch_size {config.global_batch_size} does not divide over {devices} devices")
 
 
 class _Run:
@@ -125,14 +111,17 @@ class _Run:
         config: TrainConfig,
         mesh: Mesh,
         program: Program,
-        loader: Loader,
+        streams: Mapping[str, Loader],
         checkpoints: Checkpoints,
         metrics: MetricsWriter,
         console: Console,
     ):
-        self.config, self.mesh, self.program, self.loader = config, mesh, program, loader
+        self.config, self.mesh, self.program, self.streams = config, mesh, program, streams
         self.checkpoints, self.metrics = checkpoints, metrics
-        self.flops = train_flops(config.model, config.global_batch_size, loader.sample.tokens)
+        self.pairs = sum(loader.global_batch_size for loader in streams.values())
+        self.flops = step_flops(config, streams)
+        self.bad = BadSamples(config.data.max_bad_share)
+        self.told = 0
         self.peak = peak_flops()
         self.progress = StepProgress(config, console)
         self.stop_requested = False
@@ -141,21 +130,21 @@ class _Run:
     def steps(self, state: TrainState, first_step: int) -> TrainState:
         """Steps first_step .. total_steps - 1."""
         total = self.config.total_steps
-        sharding = batch_sharding(self.mesh)
-        batches = self.loader.batches(first_step, total)
-        pending: tuple[int, dict[str, jax.Array]] | None = None
+        feed = DeviceFeed(zipped(self.streams, first_step, total), batch_sharding(self.mesh))
+        pending: tuple[int, int, dict[str, jax.Array]] | None = None
         previous_signals, at_once = self._listen(), False
         self.clock = time.perf_counter()
         try:
             with self.progress.running(first_step):
                 for step in range(first_step, total):
                     waiting = time.perf_counter()
-                    batch = next(batches)
+                    batch = next(feed)
                     self.waited += time.perf_counter() - waiting
-                    state, values = self.program.step(state, {"bio": place(batch, sharding)})
+                    self.bad.add(batch.samples, batch.replaced)
+                    state, values = self.program.step(state, batch.streams)
                     # The figures of the step before are fetched while this one computes.
                     self._record(pending)
-                    pending = (step, values)
+                    pending = (step, len(batch.replaced), values)
                     done, stop = step + 1, self.stop_requested
                     if self.checkpoints.due(done) or done == total or stop:
                         self._record(pending)
@@ -170,6 +159,7 @@ class _Run:
             at_once = True
             raise
         finally:
+            feed.close()
             try:
                 self.checkpoints.finish()  # the last save ends before a signal can end the process
             except UserError:
@@ -179,23 +169,27 @@ class _Run:
                 self._restore(previous_signals)
         return state
 
-    def _record(self, pending: tuple[int, dict[str, jax.Array]] | None) -> None:
+    def _record(self, pending: tuple[int, int, dict[str, jax.Array]] | None) -> None:
         """Figures of a step; its times are those since the step before was recorded."""
         if pending is None:
             return
-        step, values = pending
+        step, replaced, values = pending
         figures = {name: float(value) for name, value in jax.device_get(values).items()}
+        figures["replaced_samples"] = replaced
         now = time.perf_counter()
         seconds, self.clock = now - self.clock, now
         waited, self.waited = self.waited, 0.0
         if not np.isfinite(figures["loss"]):
             raise UserError(f"the loss of step {step} is {figures['loss']}; the last checkpoint is from before")
-        figures["images_per_second"] = self.config.global_batch_size / seconds
+        figures["images_per_second"] = self.pairs / seconds
         figures["mfu"] = self.flops / seconds / self.peak
         figures["data_wait_share"] = waited / seconds
         figures["seconds"] = seconds
         self.metrics.write(step, figures)
         self.progress.advance(step, figures)
+        if self.bad.count > 2 * self.told:  # at 1, 3, 7, ... of them: the metrics have all
+            self.told = self.bad.count
+            self.progress.say(self.bad.in_words())
 
     def _listen(self) -> dict[int, Any]:
         """The first Ctrl-C or SIGTERM ends the run after its step; a second Ctrl-C ends it at once."""
@@ -219,6 +213,6 @@ class _Run:
                 signal.signal(number, handler)
 
 
-def place(batch: Mapping[str, np.ndarray], sharding: jax.sharding.Sharding) -> dict[str, jax.Array]:
-    """This process's rows as arrays of the global batch, on the devices."""
-    return {name: jax.make_array_from_process_local_data(sharding, rows) for name, rows in batch.items()}
+def step_flops(config: TrainConfig, streams: Mapping[str, Loader]) -> float:
+    """Model FLOPs of a step on all streams."""
+    return sum(train_flops(config.model, one.global_batch_size, one.tokens) for one in streams.values())

@@ -54,6 +54,10 @@ class StepProgress:
             )
             self._console.print(f"step {done}/{total}  {text}{left}", soft_wrap=True, highlight=False)
 
+    def say(self, text: str) -> None:
+        """A line of its own."""
+        self._console.print(text, soft_wrap=True, highlight=False, markup=False)
+
     def _time_left(self, done: int, first: int, start: float) -> str:
         seconds = round((time.monotonic() - start) / (done - first) * (self._config.total_steps - done))
         return str(datetime.timedelta(seconds=seconds))

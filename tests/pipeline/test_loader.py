@@ -1,14 +1,23 @@
 """Which record stands where is a pure function of (seed, step, row)."""
 
 import dataclasses
+import multiprocessing
+import os
+import sys
 
 import numpy as np
 import pytest
 import simplejpeg
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from bioclip_jax.config import DataConfig
 from bioclip_jax.errors import UsageError, UserError
-from bioclip_jax.pipeline.loader import make_loader, order, token_bucket
+from bioclip_jax.pipeline.bad_samples import BadSamples, Replaced
+from bioclip_jax.pipeline.loader import Batch, make_loader, token_bucket
+from bioclip_jax.pipeline.order import Order
+from bioclip_jax.pipeline.readers import open_dataset
+from bioclip_jax.pipeline.record import BadRecord
 from bioclip_jax.text.captions import TEXT_TYPES, caption, text_type_of_step
 from bioclip_jax.text.taxonomy import Taxon
 from bioclip_jax.text.tokenizer import Tokenizer
@@ -24,16 +33,16 @@ def source(list_source, record):
     return list_source([record(i, species=f"species{i}", scientific_name=f"Motacilla species{i}") for i in range(20)])
 
 
-def loader(source, *, data=DataConfig(), seed=0, tokens=40, **process):
+def loader(*sources, data=DataConfig(), seed=0, tokens=40, batch=BATCH, **more):
     return make_loader(
-        source,
+        sources,
         data,
         image_size=16,
         context_length=77,
-        global_batch_size=BATCH,
+        global_batch_size=batch,
         seed=seed,
-        token_lengths=dict.fromkeys(TEXT_TYPES, tokens),
-        **process,
+        token_lengths=[dict.fromkeys(TEXT_TYPES, tokens)] * len(sources),
+        **more,
     )
 
 
@@ -44,20 +53,8 @@ def batches(loader, first, last):
 def assert_equal(ours, theirs):
     assert len(ours) == len(theirs)
     for a, b in zip(ours, theirs, strict=True):
-        np.testing.assert_array_equal(a["image"], b["image"])
-        np.testing.assert_array_equal(a["tokens"], b["tokens"])
-
-
-def test_each_epoch_holds_every_record_once_in_another_order():
-    places = order(20, seed=3)
-    first, second = [[int(places[20 * epoch + i]) for i in range(20)] for epoch in range(2)]
-    assert sorted(first) == sorted(second) == list(range(20))
-    assert first != second != list(range(20))
-
-
-def test_order_of_a_billion_records_takes_no_memory():
-    places = order(10**9, seed=0)
-    assert len({int(places[i]) for i in range(1000)}) == 1000
+        np.testing.assert_array_equal(a.image, b.image)
+        np.testing.assert_array_equal(a.tokens, b.tokens)
 
 
 def test_restart_in_the_middle_gives_the_same_batches(source):
@@ -70,46 +67,62 @@ def test_threads_do_not_change_the_batches(source):
 
 
 def test_another_seed_is_another_order(source):
-    a, b = (batches(loader(source, seed=seed), 0, 1)[0]["tokens"] for seed in (0, 1))
+    a, b = (batches(loader(source, seed=seed), 0, 1)[0].tokens for seed in (0, 1))
     assert (a != b).any()
 
 
-@pytest.mark.parametrize("hosts", [2, 4])
-def test_hosts_together_hold_the_rows_that_one_host_holds(source, hosts):
-    whole = batches(loader(source), 2, 5)
-    parts = [batches(loader(source, process_index=i, process_count=hosts), 2, 5) for i in range(hosts)]
-    joined = [
-        {name: np.concatenate([part[step][name] for part in parts]) for name in ("image", "tokens")}
-        for step in range(3)
+def joined(parts):
+    """The batches that several hosts make, as one."""
+    return [
+        Batch(np.concatenate([p.image for p in step]), np.concatenate([p.tokens for p in step]), ()) for step in parts
     ]
-    assert_equal(joined, whole)
+
+
+@settings(deadline=None, max_examples=12, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    hosts=st.sampled_from([1, 2, 4, 8]),
+    threads=st.integers(1, 3),
+    first=st.integers(0, 50),
+    block_size=st.sampled_from([1, 3, 7]),
+    weights=st.sampled_from([(1.0,), (1.0, 2.5)]),
+    seed=st.integers(0, 3),
+)
+def test_same_global_order_for_any_hosts_workers_and_restart(source, hosts, threads, first, block_size, weights, seed):
+    sources = [source] * len(weights)
+    plain = DataConfig(threads=2, block_size=block_size)
+    whole = batches(loader(*sources, data=plain, seed=seed, weights=weights), 0, first + 2)[first:]
+    data = DataConfig(threads=threads, prefetch_batches=threads, block_size=block_size)
+    rows = [range(host * BATCH // hosts, (host + 1) * BATCH // hosts) for host in range(hosts)]
+    parts = [loader(*sources, data=data, seed=seed, weights=weights, rows=some) for some in rows]
+    steps = list(zip(*(batches(part, first, first + 2) for part in parts), strict=True))
+    assert_equal(joined(steps), whole)
 
 
 def test_whole_batch_has_the_text_type_of_its_step(source):
-    tokenizer, places = Tokenizer(), order(20, seed=0)
+    tokenizer, order = Tokenizer(), Order(20, seed=0)
     for step, batch in enumerate(batches(loader(source), 0, 4)):
-        taxa = [Taxon.from_record(source[int(places[step * BATCH + row])]) for row in range(BATCH)]
+        taxa = [Taxon.from_record(source[order[step * BATCH + row]]) for row in range(BATCH)]
         expected = tokenizer([caption(taxon, text_type_of_step(step)) for taxon in taxa])
-        np.testing.assert_array_equal(batch["tokens"], expected[:, : batch["tokens"].shape[1]])
+        np.testing.assert_array_equal(batch.tokens, expected[:, : batch.tokens.shape[1]])
 
 
 def test_text_type_per_sample_mixes_types_within_a_batch(source):
     data = DataConfig(text_type_per_sample=True, text_types=("sci", "taxonTag"))
     lengths = {
-        int(row.argmax()) for batch in batches(loader(source, data=data, tokens=77), 0, 2) for row in batch["tokens"]
+        int(row.argmax()) for batch in batches(loader(source, data=data, tokens=77), 0, 2) for row in batch.tokens
     }
     assert len(lengths) > 1
 
 
 def test_captions_are_cut_to_the_bucket_of_the_longest_one_in_the_manifest(source):
-    assert batches(loader(source, tokens=20), 0, 1)[0]["tokens"].shape == (BATCH, 32)
+    assert batches(loader(source, tokens=20), 0, 1)[0].tokens.shape == (BATCH, 32)
     assert [token_bucket(n) for n in (1, 16, 17, 48, 49, 76, 90)] == [16, 16, 32, 48, 64, 77, 77]
 
 
 def test_batch_is_uint8_photos_and_int32_tokens(source):
     batch = batches(loader(source), 0, 1)[0]
-    assert (batch["image"].dtype, batch["image"].shape) == (np.uint8, (BATCH, 16, 16, 3))
-    assert batch["tokens"].dtype == np.int32
+    assert (batch.image.dtype, batch.image.shape) == (np.uint8, (BATCH, 16, 16, 3))
+    assert batch.tokens.dtype == np.int32
 
 
 def test_flip_mirrors_about_half_of_the_photos(list_source, record):
@@ -118,9 +131,7 @@ def test_flip_mirrors_about_half_of_the_photos(list_source, record):
     image = simplejpeg.encode_jpeg(stripes)
     source = list_source([record(i, image=image) for i in range(BATCH)])
     data = DataConfig(horizontal_flip=True, crop_scale=(1.0, 1.0), crop_ratio=(1.0, 1.0))
-    left = [
-        bool(image[8, 2, 0] > 127) for batch in batches(loader(source, data=data), 0, 8) for image in batch["image"]
-    ]
+    left = [bool(image[8, 2, 0] > 127) for batch in batches(loader(source, data=data), 0, 8) for image in batch.image]
     assert 16 <= sum(left) <= 48  # 64 throws
 
 
@@ -134,7 +145,90 @@ def test_unknown_caption_type_is_refused(source):
         loader(source, data=DataConfig(text_types=("latin",)))
 
 
-def test_unreadable_photo_names_its_record(list_source, record):
+def test_a_records_own_caption_is_read_and_where_it_has_none_its_taxon(list_source, record):
+    source = list_source([record(i, caption="a bird, wet" if i % 2 else "") for i in range(BATCH)])
+    batch = batches(loader(source, data=DataConfig(text_types=("caption",)), tokens=77), 0, 1)[0]
+    texts = {tuple(row) for row in batch.tokens.tolist()}
+    captions = ["a bird, wet", *(caption(Taxon.from_record(source[i]), "taxon_com") for i in (0, 2, 4, 6))]
+    assert texts == {tuple(row) for row in Tokenizer()(captions).tolist()}
+
+
+def test_pixels_are_taken_as_they_are(list_source, record):
+    source = list_source([record(i, image=np.full((20, 30, 3), i, np.uint8)) for i in range(BATCH)])
+    batch = batches(loader(source), 0, 1)[0]
+    assert sorted(int(image[0, 0, 0]) for image in batch.image) == list(range(BATCH))
+
+
+def test_a_bad_record_is_replaced_by_its_neighbour_and_named(list_source, record):
+    good = [record(i, image=np.full((16, 16, 3), i, np.uint8)) for i in range(BATCH)]
+    entries = list(good)
+    entries[2] = record(2, image=b"\xff\xd8\xff nothing")
+    entries[5] = BadRecord("photo 5", "no name at any rank")
+    entries[6] = record(6, image=b"")
+    bad = batches(loader(list_source(entries)), 0, 2)
+    plain = batches(loader(list_source(good)), 0, 2)
+    for ours, theirs in zip(bad, plain, strict=True):
+        shown, whole = (batch.image[:, 0, 0, 0].tolist() for batch in (ours, theirs))
+        assert shown == [{2: 3, 5: 7, 6: 7}.get(value, value) for value in whole]
+        assert sorted(ours.replaced) == [
+            ("photo 2", "image truncated"),
+            ("photo 5", "no name at any rank"),
+            ("photo 6", "image empty"),
+        ]
+
+
+def test_data_without_any_usable_record_are_refused_with_the_first_ones_name(list_source, record):
     source = list_source([record(i, image=b"\xff\xd8\xff nothing") for i in range(BATCH)])
-    with pytest.raises(UserError, match=r"record 'photo [0-9]': .*data verify"):
+    with pytest.raises(
+        UserError, match=r"record 'photo [0-9]' \(image truncated\) and 3 others near it cannot be used; [^\n]*$"
+    ):
         batches(loader(source), 0, 1)
+
+
+def test_a_source_that_fails_ends_the_run(list_source, record):
+    source = list_source([record(i) for i in range(BATCH - 1)] + [UserError("shard 7 is gone")])
+    with pytest.raises(UserError, match="shard 7 is gone"):
+        batches(loader(source), 0, 1)
+
+
+def test_too_many_bad_samples_stop_the_run_and_a_few_do_not():
+    bad = BadSamples(0.02)
+    for place in range(8):
+        bad.add(1, [Replaced(f"photo {place}", "image truncated: at byte 3")])
+    bad.add(1000, [])
+    bad.add(0, [Replaced("photo 9", "image corrupt")] * 12)
+    with pytest.raises(UserError, match=r"21 of 1,008 samples .*13 image corrupt, 8 image truncated; first 'photo 0'"):
+        bad.add(0, [Replaced("photo 9", "image corrupt")])
+
+
+def test_worker_processes_make_the_same_batches_without_starting_jax(synthetic):
+    options = {"image_size": 16, "context_length": 77, "global_batch_size": 8, "seed": 0, "token_lengths": [{}]}
+    threads = make_loader([synthetic], DataConfig(), **options)
+    processes = make_loader([NoJax(synthetic)], DataConfig(processes=2, threads=1), **options)
+    before = {process.pid for process in multiprocessing.active_children()}
+    assert_equal(batches(processes, 3, 7), batches(threads, 3, 7))
+    stopped = processes.batches(0, 1000)
+    next(stopped)
+    stopped.close()
+    assert {process.pid for process in multiprocessing.active_children()} <= before
+
+
+class NoJax:
+    """A source that refuses to be read where JAX was started, or could take an accelerator."""
+
+    def __init__(self, source):
+        self.source = source
+
+    def __len__(self):
+        return len(self.source)
+
+    def __getitem__(self, index):
+        bridge = sys.modules.get("jax._src.xla_bridge")
+        assert bridge is None or not bridge.backends_are_initialized()
+        assert os.environ["JAX_PLATFORMS"] == "cpu"
+        return self.source[index]
+
+
+@pytest.fixture
+def synthetic():
+    return open_dataset("synthetic", {"num_images": 40, "num_species": 20, "image_size": 32})["train"]

@@ -389,8 +389,8 @@ def test_the_recipe_builds_shows_and_trains_on_tars_as_they_lie(tmp_path, photos
     built = open_dataset(tmp_path / "out")["birds"]
     assert [built[i]["image"] for i in range(9)] == [source[i]["image"] for i in range(9)]
     assert contact_sheet(split, title="birds").width > 800
-    options = {"image_size": 32, "context_length": 77, "global_batch_size": 16, "seed": 1, "token_lengths": {}}
-    batches = [make_loader(data, DataConfig(), **options).batches(3, 4) for data in (source, built)]
+    options = {"image_size": 32, "context_length": 77, "global_batch_size": 16, "seed": 1, "token_lengths": [{}]}
+    batches = [make_loader([data], DataConfig(), **options).batches(3, 4) for data in (source, built)]
     ours, theirs = (next(batch) for batch in batches)
-    assert (ours["image"] == theirs["image"]).all()
-    assert (ours["tokens"] == theirs["tokens"]).all()
+    assert (ours.image == theirs.image).all()
+    assert (ours.tokens == theirs.tokens).all()

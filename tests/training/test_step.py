@@ -10,7 +10,7 @@ import pytest
 from jax.sharding import AxisType, PartitionSpec
 
 from bioclip_jax.config import CLIPConfig, OptimizerConfig, TextConfig, TrainConfig, VisionConfig
-from bioclip_jax.training.loop import place
+from bioclip_jax.training.feed import place
 from bioclip_jax.training.optimizer import decay_mask, learning_rate_schedule, make_optimizer
 from bioclip_jax.training.step import TrainState, apply_gradients, make_program
 

@@ -1,0 +1,132 @@
+"""What a record becomes: a cropped photo and the tokens of one caption, both a function of the seed and the place."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Sequence
+
+import numpy as np
+
+from bioclip_jax import images
+from bioclip_jax.config import DataConfig
+from bioclip_jax.errors import UserError
+from bioclip_jax.pipeline.bad_samples import Replaced
+from bioclip_jax.pipeline.order import neighbours, uniforms
+from bioclip_jax.pipeline.record import BadRecord, Record, RecordSource
+from bioclip_jax.text.captions import ALL_TEXT_TYPES, caption, text_type_of_step
+from bioclip_jax.text.taxonomy import Taxon
+from bioclip_jax.text.tokenizer import Tokenizer
+
+FREE_CAPTION = "caption"
+"""The text type that reads a record's own `caption` (BioCAP, LAION); where it has none, its `taxon_com`."""
+TEXT_TYPES_OF_RECORDS = (*ALL_TEXT_TYPES, FREE_CAPTION)
+_FLIP, _TEXT_TYPE = images.CROP_DRAWS, images.CROP_DRAWS + 1
+_DRAWS = images.CROP_DRAWS + 2
+
+
+@dataclasses.dataclass(frozen=True)
+class Sample:
+    """Turns (record, its place) into model input: decoded, cropped, captioned, tokenised.
+
+    Attributes:
+      data: the settings.
+      image_size: side of the square photo, in pixels.
+      tokens: ids that a caption is cut to.
+      context_length: ids that a caption is cut to before that, with the last one end of text.
+      seed: of the crops.
+    """
+
+    data: DataConfig
+    image_size: int
+    tokens: int
+    context_length: int
+    seed: int
+
+    def draws(self, places: Sequence[int]) -> list[list[float]]:
+        """All random numbers that the samples at these places take."""
+        drawn: list[list[float]] = uniforms(self.seed, np.asarray(places), _DRAWS).tolist()
+        return drawn
+
+    def text_type(self, step: int) -> str:
+        """The caption type of a step's whole batch; '' where each sample draws its own."""
+        return "" if self.data.text_type_per_sample else text_type_of_step(step, self.data.text_types)
+
+    def write(
+        self,
+        source: RecordSource,
+        index: int,
+        text_type: str,
+        draws: Sequence[float],
+        image: np.ndarray,
+        tokens: np.ndarray,
+    ) -> Replaced | None:
+        """Writes one sample into its row of a batch; where its record cannot be used, the next of its `neighbours`.
+
+        Args:
+          source: of the record.
+          index: of the record.
+          text_type: what `text_type` gives for the step.
+          draws: of its place.
+          image: uint8 [size, size, 3], written to.
+          tokens: int32 [tokens], written to.
+
+        Returns:
+          the record that was replaced, if it was.
+
+        Raises:
+          UserError: the source fails, or no neighbour can be used either.
+        """
+        replaced = self._write(source, index, text_type, draws, image, tokens)
+        if replaced is None:
+            return None
+        others = neighbours(index, len(source))
+        if not any(self._write(source, other, text_type, draws, image, tokens) is None for other in others):
+            raise UserError(
+                f"record {replaced.key!r} ({replaced.reason}) and {len(others)} others near it cannot be used; look at "
+                "the data (`bioclip-jax data verify`)"
+            )
+        return replaced
+
+    def _write(
+        self,
+        source: RecordSource,
+        index: int,
+        text_type: str,
+        draws: Sequence[float],
+        image: np.ndarray,
+        tokens: np.ndarray,
+    ) -> Replaced | None:
+        try:
+            record = source[index]
+        except BadRecord as error:
+            return Replaced(error.key, error.reason)
+        try:
+            images.training_image(record["image"], draws, image, self.data.crop_scale, self.data.crop_ratio)
+        except images.ImageError as error:
+            return Replaced(str(record["key"]), f"image {error.reason}")
+        if self.data.horizontal_flip and draws[_FLIP] < 0.5:
+            image[:] = image[:, ::-1].copy()
+        if not text_type:
+            types = self.data.text_types
+            text_type = types[int(draws[_TEXT_TYPE] * len(types))]
+        tokens[:] = self._tokens(record, text_type)
+        return None
+
+    def _tokens(self, record: Record, text_type: str) -> np.ndarray:
+        if text_type == FREE_CAPTION:
+            if text := record.get("caption", ""):
+                return _tokenizer(self.context_length)([text])[0, : self.tokens]
+            text_type = "taxon_com"
+        return _caption_tokens(Taxon.from_record(record), text_type, self.context_length, self.tokens)
+
+
+@functools.lru_cache(maxsize=2**17)  # of 300 bytes and a taxon each
+def _caption_tokens(taxon: Taxon, text_type: str, context_length: int, tokens: int) -> np.ndarray:
+    """Captions repeat: a taxon has many photos."""
+    return _tokenizer(context_length)([caption(taxon, text_type)])[0, :tokens].copy()
+
+
+@functools.lru_cache(maxsize=4)
+def _tokenizer(context_length: int) -> Tokenizer:
+    return Tokenizer(context_length)

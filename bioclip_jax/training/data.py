@@ -1,0 +1,90 @@
+"""A run's data: a loader for each stream, and what it is called where a run notes what it saw."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Generator, Mapping
+from pathlib import Path
+
+from jax.sharding import Mesh
+
+from bioclip_jax.config import DataConfig, DatasetConfig, TrainConfig
+from bioclip_jax.errors import UsageError
+from bioclip_jax.parallel.sharding import batch_sharding, rows_here
+from bioclip_jax.pipeline.loader import Batch, Loader, make_loader, require_vocabulary
+from bioclip_jax.pipeline.manifest import read_manifest
+from bioclip_jax.pipeline.readers import is_recipe, open_dataset
+from bioclip_jax.pipeline.record import RecordSource
+
+BIO, REPLAY = "bio", "replay"
+
+
+def open_streams(config: TrainConfig, mesh: Mesh) -> dict[str, Loader]:
+    """The loader of the photos of organisms and, if there is one, of the replay data: this process's rows of each.
+
+    Raises:
+        UserError: the data are bad, too few, or do not divide over the devices.
+    """
+    require_vocabulary(config.model.text.vocab_size)
+    streams = {BIO: _loader(config, config.data, "data", config.global_batch_size, config.seed, mesh)}
+    if config.replay.dataset:
+        # Its own seed: otherwise both streams would draw the same crops.
+        streams[REPLAY] = _loader(config, config.replay, "replay", config.replay_batch_size, config.seed + 2**40, mesh)
+    return streams
+
+
+def zipped(streams: Mapping[str, Loader], first_step: int, last_step: int) -> Generator[dict[str, Batch]]:
+    """One batch of each stream, step by step. Each runs through its own records: none restarts because another does."""
+    batches = {name: loader.batches(first_step, last_step) for name, loader in streams.items()}
+    try:
+        for _ in range(first_step, last_step):
+            yield {name: next(stream) for name, stream in batches.items()}
+    finally:
+        for stream in batches.values():
+            stream.close()
+
+
+def dataset_note(config: TrainConfig) -> tuple[str, str] | None:
+    """Name and hash of the dataset directories of a run; None where a recipe is among them, which has no hash."""
+    names = [one.dataset for one in (*config.data.datasets, *config.replay.datasets) if one.dataset]
+    if any(is_recipe(name) for name in names):
+        return None
+    manifests = [read_manifest(Path(name).expanduser()) for name in names]
+    if len(manifests) == 1:
+        return manifests[0].name, manifests[0].hash
+    together = hashlib.sha256("".join(manifest.hash for manifest in manifests).encode()).hexdigest()
+    return " + ".join(manifest.name for manifest in manifests), together
+
+
+def _loader(config: TrainConfig, data: DataConfig, field: str, rows: int, seed: int, mesh: Mesh) -> Loader:
+    if rows % mesh.size:
+        batch = "global_batch_size" if field == "data" else "replay_batch_size"
+        raise UsageError(f"{batch} {rows} does not divide over {mesh.size} devices")
+    return make_loader(
+        [_source(one, field) for one in data.datasets],
+        data,
+        image_size=config.model.vision.image_size,
+        context_length=config.model.text.context_length,
+        global_batch_size=rows,
+        seed=seed,
+        token_lengths=[_token_lengths(one.dataset) for one in data.datasets],
+        weights=[one.weight for one in data.datasets],
+        rows=rows_here(batch_sharding(mesh), rows),
+    )
+
+
+def _source(one: DatasetConfig, field: str) -> RecordSource:
+    splits = open_dataset(one.dataset, one.arguments)
+    if one.split not in splits:
+        raise UsageError(f"{field}.split {one.split!r} is not one of {', '.join(splits)} in {one.dataset}")
+    return splits[one.split]
+
+
+def _token_lengths(dataset: str) -> Mapping[str, int]:
+    """Longest caption per text type as a dataset directory's manifest has it; empty for a recipe."""
+    return {} if is_recipe(dataset) else read_manifest(Path(dataset).expanduser()).token_lengths
+
+
+def records(loader: Loader) -> int:
+    """How many records a stream runs through."""
+    return sum(len(source) for source in loader.sources)
