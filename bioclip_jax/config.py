@@ -200,6 +200,10 @@ class DataConfig:
     """Worker processes on each host, where one process's threads do not suffice; 0 for threads only."""
     prefetch_batches: int = 4
     """Batches that wait in memory for the device."""
+    cache_folder: str = ""
+    """Local disk for the files of a dataset directory in object storage; the user's cache folder if not given."""
+    cache_bytes: int = 0
+    """How much may lie there before the files not used for longest are removed; 0 for no limit."""
 
     @property
     def datasets(self) -> tuple[DatasetConfig, ...]:
@@ -208,6 +212,8 @@ class DataConfig:
 
     def __post_init__(self) -> None:
         _require_positive(self, "data", "weight", "block_size", "threads", "prefetch_batches")
+        if self.cache_bytes < 0:
+            raise UsageError(f"data.cache_bytes is {self.cache_bytes}; it cannot be below 0")
         if self.processes < 0 or not 0 <= self.max_bad_share <= 1:
             raise UsageError(
                 f"data.processes is {self.processes} and data.max_bad_share {self.max_bad_share}; the first cannot be "

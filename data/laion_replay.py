@@ -42,7 +42,7 @@ def source(
     """The split `train` of image-text pairs.
 
     Args:
-      tars: paths, folders of *.tar, or patterns such as '{00000..03999}.tar' (in quotes).
+      tars: paths, folders of *.tar, or patterns such as '{00000..03999}.tar' (in quotes); also gs:// and s3://.
       index_folder: where the indexes of the tars lie, for tars in a read-only place; beside them if not given.
       allow_damaged: use what lies before the break of a damaged tar, instead of refusing it.
       processes: that make indexes, if any are missing.

@@ -18,23 +18,28 @@ from bioclip_jax.pipeline.tars import TarSource, open_tars
 def source(
     *,
     tars: tuple[str, ...] | str,
-    taxonomy: Path | None = None,
+    taxonomy: str | None = None,
     index_folder: Path | None = None,
     split: str = "train",
     source_name: str = "",
     allow_damaged: bool = False,
     processes: int = 1,
+    read_ahead: int = 0,
+    cache: Path | None = None,
 ) -> dict[str, TarSource]:
     """One split of records from webdataset tars.
 
     Args:
-      tars: paths, folders of *.tar, or patterns such as 'shard-{00000..00009}.tar' (in quotes).
+      tars: paths, folders of *.tar, or patterns such as 'shard-{00000..00009}.tar' (in quotes); also gs:// and s3://.
       taxonomy: Parquet or CSV with a column uuid or key and those of the ranks; its rows go before the tars' own texts.
       index_folder: where the indexes of the tars lie, for tars in a read-only place; beside them if not given.
       split: what the split is called.
       source_name: where the photos come from, if no table says it for each.
       allow_damaged: use what lies before the break of a damaged tar, instead of refusing it.
       processes: that make indexes, if any are missing.
+      read_ahead: bytes that are read at once and kept, where the order keeps neighbours together (data.block_size);
+        8388608 is a good choice for object storage.
+      cache: local folder that keeps whole tars of an object store.
     """
     records = open_tars(
         tars,
@@ -43,5 +48,7 @@ def source(
         source_name=source_name,
         allow_damaged=allow_damaged,
         processes=processes,
+        read_ahead=read_ahead,
+        cache=cache,
     )
     return {split: records}

@@ -60,7 +60,7 @@ def source(
     *,
     images: Path | None = None,
     tars: tuple[str, ...] = (),
-    catalog: Path | None = None,
+    catalog: str | None = None,
     provenance: Path | None = None,
     fathomnet: Path | None = None,
     index_folder: Path | None = None,
@@ -72,7 +72,8 @@ def source(
 
     Args:
       images: the folder of a crawl: Parquet files of the distributed-downloader, or image files called by their uuid.
-      tars: instead of images: paths, folders of *.tar, or patterns such as 'shard-{00000..24235}.tar' (in quotes).
+      tars: instead of images: paths, folders of *.tar, or patterns such as 'shard-{00000..24235}.tar' (in quotes);
+        also gs:// and s3://.
       catalog: catalog.parquet; needed with images, and goes before the tars' own texts.
       provenance: provenance.parquet, for the licences of images.
       fathomnet: fathom_metadata.csv, for images that were crawled whole: of them only the box counts.
@@ -81,7 +82,7 @@ def source(
       list_missing: also list the rows of the catalog that have no image, as records that cannot be used.
       processes: that make indexes of tars, if any are missing.
     """
-    catalog, provenance, fathomnet = (path and Path(path).expanduser() for path in (catalog, provenance, fathomnet))
+    provenance, fathomnet = (path and Path(path).expanduser() for path in (provenance, fathomnet))
     if bool(tars) == (images is not None):
         raise UsageError("give --images (the folder of a crawl) or --tars (webdataset tars), one of the two")
     if images is None:
@@ -92,7 +93,7 @@ def source(
     if catalog is None:
         raise UsageError("--images needs --catalog catalog.parquet, which says what they show")
     records = open_crawl(
-        catalog,
+        Path(catalog).expanduser(),
         Path(images).expanduser(),
         provenance=provenance,
         boxes=fathomnet,

@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from bioclip_jax.errors import UsageError, UserError
+from bioclip_jax.pipeline import storage
+from bioclip_jax.pipeline.storage import is_remote
 
 MANIFEST = "manifest.json"
 BUILD_FOLDER = ".build"
@@ -79,11 +81,15 @@ def write_manifest(directory: Path, manifest: Manifest) -> None:
 def read_manifest(directory: str | os.PathLike[str], *, check_files: bool = True) -> Manifest:
     """Reads the manifest of a dataset directory, and with `check_files` looks whether each file is there in full size.
 
+    The directory may be gs:// or s3://, whose objects appear whole.
+
     Raises:
       UsageError: there is no such directory, or it is not a dataset.
       UserError: the manifest or a file is damaged, or the build did not finish.
     """
-    directory = Path(directory)
+    if isinstance(directory, str) and is_remote(directory):
+        return _read_remote(directory, check_files)
+    directory = Path(directory).expanduser()
     path = directory / MANIFEST
     if not directory.is_dir():
         raise UsageError(f"dataset {directory}: no such directory")
@@ -91,27 +97,53 @@ def read_manifest(directory: str | os.PathLike[str], *, check_files: bool = True
         if (directory / BUILD_FOLDER).is_dir():
             raise UserError(f"dataset {directory} is not finished; run the command that builds it again, it will go on")
         raise UsageError(f"{directory} is not a dataset directory (no {MANIFEST}); `bioclip-jax data build` makes one")
-    manifest = _parse(path)
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror or error}") from error
+    manifest = _parse(str(path), content)
     if check_files:
-        problems = missing_files(directory, manifest)
-        if problems:
-            more = f" (and {len(problems) - 1} more files)" if len(problems) > 1 else ""
-            raise UserError(f"dataset {directory}: {problems[0]}{more}; copy or build it again")
+        _refuse_incomplete(str(directory), missing_files(directory, manifest))
     return manifest
+
+
+def _read_remote(directory: str, check_files: bool) -> Manifest:
+    path = storage.join(directory, MANIFEST)
+    if not storage.is_file(path):
+        raise UsageError(f"{directory} is not a dataset directory (no {MANIFEST})")
+    manifest = _parse(path, storage.read_whole(path))
+    if check_files:
+        sizes = {file.path.rpartition("/")[2]: file.size for file in storage.list_files(directory)}
+        files = [file for files in manifest.splits.values() for file in files]
+        problems = [_size_problem(file, sizes.get(file.name, "no such object")) for file in files]
+        _refuse_incomplete(directory, [problem for problem in problems if problem])
+    return manifest
+
+
+def _refuse_incomplete(directory: str, problems: Sequence[str]) -> None:
+    if problems:
+        more = f" (and {len(problems) - 1} more files)" if len(problems) > 1 else ""
+        raise UserError(f"dataset {directory}: {problems[0]}{more}; copy or build it again")
+
+
+def _size_problem(file: ShardFile, found: int | str) -> str:
+    """What is wrong with a file of this size, or of which this is known instead; '' if nothing is."""
+    if isinstance(found, str):
+        return f"{file.name}: {found}"
+    return "" if found == file.bytes else f"{file.name} has {found} bytes, the manifest says {file.bytes}"
 
 
 def missing_files(directory: Path, manifest: Manifest) -> list[str]:
     """One line for each file that is absent or has another size than the manifest says."""
     problems = []
     for file in (file for files in manifest.splits.values() for file in files):
+        found: int | str
         try:
-            size = (directory / file.name).stat().st_size
+            found = (directory / file.name).stat().st_size
         except OSError as error:
-            problems.append(f"{file.name}: {error.strerror or error}")
-            continue
-        if size != file.bytes:
-            problems.append(f"{file.name} has {size} bytes, the manifest says {file.bytes}")
-    return problems
+            found = error.strerror or str(error)
+        problems.append(_size_problem(file, found))
+    return [problem for problem in problems if problem]
 
 
 def write_json(path: Path, value: Mapping[str, Any] | Sequence[Any]) -> None:
@@ -132,9 +164,9 @@ def write_json(path: Path, value: Mapping[str, Any] | Sequence[Any]) -> None:
         raise UserError(f"{path} could not be written: {error.strerror or error}") from error
 
 
-def _parse(path: Path) -> Manifest:
+def _parse(path: str, data: bytes) -> Manifest:
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(data)
         version = content["version"]
         if version != VERSION:
             raise UserError(f"{path} has format version {version!r}, this release reads {VERSION}; build it again")
@@ -151,8 +183,6 @@ def _parse(path: Path) -> Manifest:
             source_fingerprint=str(content["source_fingerprint"]),
         )
         stated = content["hash"]
-    except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror or error}") from error
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         reason = f"{type(error).__name__}: {error}"
         raise UserError(f"{path} is damaged ({reason}); copy or build the dataset again") from error

@@ -16,9 +16,11 @@ from array_record.python.array_record_module import ArrayRecordReader
 
 from bioclip_jax.errors import UsageError, UserError
 from bioclip_jax.pipeline.about import About
-from bioclip_jax.pipeline.manifest import Manifest, ShardFile, read_manifest
+from bioclip_jax.pipeline.file_cache import FileCache, cache_folder
+from bioclip_jax.pipeline.manifest import ShardFile, read_manifest
 from bioclip_jax.pipeline.record import BadRecord, Record, RecordSource
 from bioclip_jax.pipeline.shards import decode_example
+from bioclip_jax.pipeline.storage import is_remote, join
 from bioclip_jax.recipes import builtin_recipes, call_recipe, check_arguments, is_bare_name, load_recipe
 
 TFDS_PREFIX = "tfds:"
@@ -31,11 +33,17 @@ class ShardedSource:
 
     Safe to use from many threads; it can be pickled. A file is opened when a record in it is first asked for, and at
     most as many stay open as leave half of the process's file descriptors free.
+
+    Args:
+      directory: where the files lie, also gs:// or s3://.
+      files: of the split.
+      cache: for remote files, which are copied there whole when they are first asked for.
     """
 
-    def __init__(self, directory: str | os.PathLike[str], files: Sequence[ShardFile]):
+    def __init__(self, directory: str | os.PathLike[str], files: Sequence[ShardFile], cache: FileCache | None = None):
         full = [file for file in files if file.records]
-        self._paths = [str(Path(directory) / file.name) for file in full]
+        self._cache = cache or FileCache(cache_folder())
+        self._paths = [join(os.fspath(directory), file.name) for file in full]
         self._ends = list(accumulate(file.records for file in full))
         index = "in_memory" if len(self) <= _IN_MEMORY else "offloaded,footer_prefetch_bytes:0"
         self._options = f"readahead_buffer_size:0,index_storage_option:{index}"
@@ -66,7 +74,7 @@ class ShardedSource:
             return decode_example(reader.read([row])[0])
         except (RuntimeError, ValueError, IndexError) as error:
             path = self._paths[file]
-            if not os.path.exists(path):  # noqa: PTH110
+            if not is_remote(path) and not os.path.exists(path):  # noqa: PTH110
                 raise UserError(f"{path} is gone; see `bioclip-jax data verify`") from error
             raise BadRecord(f"{os.path.basename(path)} record {row}", f"damaged file: {error}") from error  # noqa: PTH119
 
@@ -76,7 +84,7 @@ class ShardedSource:
                 self._open.move_to_end(file)
                 return found
         try:
-            opened = ArrayRecordReader(self._paths[file], self._options)
+            opened = ArrayRecordReader(str(self._cache.local(self._paths[file])), self._options)
         except (RuntimeError, ValueError) as error:
             raise UserError(f"{self._paths[file]} cannot be read ({error}); see `bioclip-jax data verify`") from error
         with self._lock:
@@ -86,22 +94,24 @@ class ShardedSource:
         return opened
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"_paths": self._paths, "_ends": self._ends, "_options": self._options}
+        return {name: vars(self)[name] for name in ("_cache", "_paths", "_ends", "_options")}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state)
         self._start()
 
 
-def open_directory(directory: str | os.PathLike[str], manifest: Manifest | None = None) -> dict[str, ShardedSource]:
-    """Opens a dataset directory; the splits by name.
+def open_directory(directory: str | os.PathLike[str], cache: FileCache | None = None) -> dict[str, ShardedSource]:
+    """Opens a dataset directory, local or remote; the splits by name.
 
     Raises:
       UsageError: this is not a dataset directory.
       UserError: it is damaged or unfinished.
     """
-    manifest = manifest or read_manifest(directory)
-    return {split: ShardedSource(directory, files) for split, files in manifest.splits.items()}
+    manifest = read_manifest(directory)
+    if not (isinstance(directory, str) and is_remote(directory)):
+        directory = Path(directory).expanduser()
+    return {split: ShardedSource(directory, files, cache) for split, files in manifest.splits.items()}
 
 
 def is_recipe(path_or_recipe: str) -> bool:
@@ -114,7 +124,9 @@ def is_recipe(path_or_recipe: str) -> bool:
 
 
 def open_dataset(
-    path_or_recipe: str | os.PathLike[str], arguments: Mapping[str, Any] | None = None
+    path_or_recipe: str | os.PathLike[str],
+    arguments: Mapping[str, Any] | None = None,
+    cache: FileCache | None = None,
 ) -> Mapping[str, RecordSource]:
     """Opens a dataset directory, or calls the `source` of a data recipe; returns the source of each split by name.
 
@@ -122,6 +134,7 @@ def open_dataset(
       path_or_recipe: a dataset directory, the path of a recipe, the name of a built-in recipe (which goes before a
         directory of that name; write './NAME' for the directory), or tfds:NAME for what TensorFlow Datasets prepared.
       arguments: keyword arguments of the recipe's `source`; a directory takes none.
+      cache: where files of a remote dataset directory are copied to; the user's cache folder if not given.
 
     Raises:
       UsageError: there is no such dataset, or the arguments are wrong.
@@ -131,7 +144,7 @@ def open_dataset(
     if not is_recipe(name):
         if arguments:
             raise UsageError(f"dataset {name} is not a recipe, so it takes no arguments (got {', '.join(arguments)})")
-        return _open_named_directory(name)
+        return _open_named_directory(name, cache)
     recipe, given = _recipe(name)
     source = load_recipe("data", recipe).source
     arguments = {**given, **arguments}
@@ -172,11 +185,11 @@ def _recipe(path_or_recipe: str) -> tuple[str, dict[str, str]]:
     return path_or_recipe, {}
 
 
-def _open_named_directory(name: str) -> Mapping[str, RecordSource]:
+def _open_named_directory(name: str, cache: FileCache | None = None) -> Mapping[str, RecordSource]:
     if is_bare_name(name) and not Path(name).exists():
         names = ", ".join(builtin_recipes("data")) or "none"
         raise UsageError(f"no dataset directory or data recipe is called {name!r}; built-in recipes: {names}")
-    return open_directory(Path(name).expanduser())
+    return open_directory(name, cache)
 
 
 def check_splits(splits: Any, recipe: str) -> dict[str, RecordSource]:

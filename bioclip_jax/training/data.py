@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Generator, Mapping
-from pathlib import Path
 
 from jax.sharding import Mesh
 
 from bioclip_jax.config import DataConfig, DatasetConfig, TrainConfig
 from bioclip_jax.errors import UsageError
 from bioclip_jax.parallel.sharding import batch_sharding, rows_here
+from bioclip_jax.pipeline.file_cache import FileCache, cache_folder
 from bioclip_jax.pipeline.loader import Batch, Loader, make_loader, require_vocabulary
 from bioclip_jax.pipeline.manifest import read_manifest
 from bioclip_jax.pipeline.readers import is_recipe, open_dataset
@@ -49,7 +49,7 @@ def dataset_note(config: TrainConfig) -> tuple[str, str] | None:
     names = [one.dataset for one in (*config.data.datasets, *config.replay.datasets) if one.dataset]
     if any(is_recipe(name) for name in names):
         return None
-    manifests = [read_manifest(Path(name).expanduser()) for name in names]
+    manifests = [read_manifest(name, check_files=False) for name in names]
     if len(manifests) == 1:
         return manifests[0].name, manifests[0].hash
     together = hashlib.sha256("".join(manifest.hash for manifest in manifests).encode()).hexdigest()
@@ -61,7 +61,7 @@ def _loader(config: TrainConfig, data: DataConfig, field: str, rows: int, seed: 
         batch = "global_batch_size" if field == "data" else "replay_batch_size"
         raise UsageError(f"{batch} {rows} does not divide over {mesh.size} devices")
     return make_loader(
-        [_source(one, field) for one in data.datasets],
+        [_source(one, field, _cache(data)) for one in data.datasets],
         data,
         image_size=config.model.vision.image_size,
         context_length=config.model.text.context_length,
@@ -73,8 +73,12 @@ def _loader(config: TrainConfig, data: DataConfig, field: str, rows: int, seed: 
     )
 
 
-def _source(one: DatasetConfig, field: str) -> RecordSource:
-    splits = open_dataset(one.dataset, one.arguments)
+def _cache(data: DataConfig) -> FileCache:
+    return FileCache(data.cache_folder or cache_folder(), data.cache_bytes or None)
+
+
+def _source(one: DatasetConfig, field: str, cache: FileCache) -> RecordSource:
+    splits = open_dataset(one.dataset, one.arguments, cache)
     if one.split not in splits:
         raise UsageError(f"{field}.split {one.split!r} is not one of {', '.join(splits)} in {one.dataset}")
     return splits[one.split]
@@ -82,7 +86,7 @@ def _source(one: DatasetConfig, field: str) -> RecordSource:
 
 def _token_lengths(dataset: str) -> Mapping[str, int]:
     """Longest caption per text type as a dataset directory's manifest has it; empty for a recipe."""
-    return {} if is_recipe(dataset) else read_manifest(Path(dataset).expanduser()).token_lengths
+    return {} if is_recipe(dataset) else read_manifest(dataset, check_files=False).token_lengths
 
 
 def records(loader: Loader) -> int:

@@ -138,19 +138,23 @@ class _Run:
             with self.progress.running(first_step):
                 for step in range(first_step, total):
                     waiting = time.perf_counter()
-                    batch = next(feed)
+                    try:
+                        batch = next(feed)
+                        self.bad.add(batch.samples, batch.replaced)
+                    except UserError:
+                        # A process that saved alone would wait for the others.
+                        if pending is not None and jax.process_count() == 1:
+                            self._save(state, step, pending)
+                        raise
                     self.waited += time.perf_counter() - waiting
-                    self.bad.add(batch.samples, batch.replaced)
                     state, values = self.program.step(state, batch.streams)
                     # The figures of the step before are fetched while this one computes.
                     self._record(pending)
                     pending = (step, len(batch.replaced), values)
                     done, stop = step + 1, self.stop_requested
                     if self.checkpoints.due(done) or done == total or stop:
-                        self._record(pending)
+                        self._save(state, done, pending)
                         pending = None
-                        self.metrics.flush()
-                        self.checkpoints.save(state, done)
                     if stop and done < total:
                         raise Interrupted(
                             f"stopped after step {done} of {total}, which is saved; run the same command to continue"
@@ -168,6 +172,11 @@ class _Run:
             finally:
                 self._restore(previous_signals)
         return state
+
+    def _save(self, state: TrainState, done: int, pending: tuple[int, int, dict[str, jax.Array]]) -> None:
+        self._record(pending)
+        self.metrics.flush()
+        self.checkpoints.save(state, done)
 
     def _record(self, pending: tuple[int, int, dict[str, jax.Array]] | None) -> None:
         """Figures of a step; its times are those since the step before was recorded."""

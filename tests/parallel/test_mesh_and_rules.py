@@ -6,7 +6,7 @@ from jax.sharding import AxisType, PartitionSpec
 
 from bioclip_jax.errors import UsageError
 from bioclip_jax.parallel.mesh import BATCH_AXES, make_mesh
-from bioclip_jax.parallel.sharding import ShardingRules, batch_sharding
+from bioclip_jax.parallel.sharding import ShardingRules, batch_sharding, rows_here
 
 pytestmark = pytest.mark.core
 
@@ -36,3 +36,19 @@ def test_rules_split_a_dimension_that_divides_and_leave_others_whole():
     assert rules.sharding(mesh, axes, (2, 6, 32)).spec == PartitionSpec(None, None, None)
     assert rules.sharding(mesh, (), ()).spec == PartitionSpec()
     assert ShardingRules(embed=None, mlp="fsdp").sharding(mesh, axes, (2, 8, 32)).spec[2] == "fsdp"
+
+
+def test_rows_of_this_process_are_those_that_its_devices_hold():
+    mesh = make_mesh(2, 2)
+    assert rows_here(batch_sharding(mesh), 8) == list(range(8))
+
+
+def test_rows_of_a_process_need_not_lie_together():
+    class SomeDevices:
+        """Of four devices, the second and the fourth are here."""
+
+        def addressable_devices_indices_map(self, shape):
+            assert shape == (8,)
+            return {"b": (slice(2, 4),), "d": (slice(6, None),)}
+
+    assert rows_here(SomeDevices(), 8) == [2, 3, 6, 7]
