@@ -10,7 +10,10 @@ from typing import Any, Protocol
 from bioclip_jax.errors import UserError
 
 Record = dict[str, Any]
-"""`key: str`, `image: bytes` (encoded as JPEG, PNG or WebP), and the text fields below as `str` ('' where unknown)."""
+"""`key: str`, `image`, and the text fields below as `str` ('' where unknown).
+
+`image` is the bytes of a file (JPEG, PNG or WebP), or uint8 [height, width, 3], RGB, where a source has only pixels.
+"""
 
 REQUIRED_TEXT_FIELDS = (
     "key",
