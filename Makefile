@@ -6,7 +6,7 @@ PYTHON ?= $(firstword $(foreach p,python3 python3.13 python3.12 python3.11 pytho
 	$(shell $(p) -c 'import sys; sys.version_info >= (3, 11) and print("$(p)")' 2>/dev/null)))
 # Processes that run the tests, a file at a time each: 0 is this one alone.
 WORKERS ?= 2
-PYTEST = $(VENV)/bin/python -m pytest -n $(WORKERS) --dist loadfile $(PYTEST_FLAGS)
+PYTEST = bin/python -m pytest -n $(WORKERS) --dist loadfile $(PYTEST_FLAGS)
 BIOCLIP = $(VENV)/bin/bioclip-jax
 SOURCES = bioclip_jax $(wildcard configs data evals launch) tests setup.py
 
@@ -23,7 +23,7 @@ OUT = $(DEMO_OUT_$(DEMO))
 .DEFAULT_GOAL = help
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-core test-slow test-full lint format clean
+.PHONY: help demo test test-core test-slow test-full test-beam lint format clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' Makefile
@@ -38,17 +38,20 @@ demo: $(VENV)/.runtime ## build data, train, evaluate, report and export, in dem
 	$(BIOCLIP) convert $(OUT)/run $(OUT)/open_clip --to open_clip --overwrite
 	@echo "Look at $(OUT)/report.html; the weights for PyTorch are in $(OUT)/open_clip."
 
-test: $(VENV)/.torch ## all tests but the slow ones
-	$(PYTEST)
+test: $(VENV)/.torch ## all tests but the slow ones and those by Apache Beam
+	$(VENV)/$(PYTEST)
 
 test-core: $(VENV)/.dev ## the tests that need no PyTorch
-	$(PYTEST) -m 'core and not slow'
+	$(VENV)/$(PYTEST) -m 'core and not slow and not beam'
 
 test-slow: $(VENV)/.torch ## the slow tests only
-	$(PYTEST) -m slow
+	$(VENV)/$(PYTEST) -m 'slow and not beam'
 
-test-full: $(VENV)/.torch ## every test
-	$(PYTEST) -m ''
+test-full: $(VENV)/.torch ## every test but those by Apache Beam
+	$(VENV)/$(PYTEST) -m 'not beam'
+
+test-beam: $(VENV)-beam/.beam ## the tests by Apache Beam, in an environment of their own
+	$(VENV)-beam/$(PYTEST) -m beam
 
 lint: $(VENV)/.dev ## style, format, types, and which floor imports which
 	$(VENV)/bin/ruff check $(SOURCES)
@@ -61,20 +64,24 @@ format: $(VENV)/.dev ## write the style that lint asks for
 	$(VENV)/bin/ruff format $(SOURCES)
 
 clean: ## remove what make made: environments, the demo, caches
-	rm -rf .venv .venv-* $(VENV) demo demo-small build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
+	rm -rf .venv .venv-* $(VENV) $(VENV)-beam demo demo-small build dist *.egg-info
+	rm -rf .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
 	find $(SOURCES) -name __pycache__ -prune -exec rm -rf {} +
 
 # An environment grows: what the demo needs, what the tests and lint need besides, and PyTorch for the whole suite.
+# Apache Beam needs older versions of other packages, so it has an environment of its own.
 $(VENV)/.runtime: LEVELS = .runtime
 $(VENV)/.dev: EXTRAS = [dev]
 $(VENV)/.dev: LEVELS = .runtime .dev
 $(VENV)/.torch: EXTRAS = [dev,peers]
 $(VENV)/.torch: LEVELS = .runtime .dev .torch
+$(VENV)-beam/.beam: EXTRAS = [dev,beam]
+$(VENV)-beam/.beam: LEVELS = .beam
 
-$(VENV)/.runtime $(VENV)/.dev $(VENV)/.torch: pyproject.toml setup.py constraints.txt
+$(VENV)/.runtime $(VENV)/.dev $(VENV)/.torch $(VENV)-beam/.beam: pyproject.toml setup.py constraints.txt
 	@test -n "$(PYTHON)" || { echo "error: no Python 3.11 or newer on the path; name one with PYTHON=/path/to/python3" >&2; exit 1; }
-	@$(VENV)/bin/python -c '' 2>/dev/null || $(PYTHON) -m venv --clear $(VENV) \
+	@$(@D)/bin/python -c '' 2>/dev/null || $(PYTHON) -m venv --clear $(@D) \
 		|| { echo "error: $(PYTHON) cannot make a virtual environment; install its venv module (Debian: python3-venv)" >&2; exit 1; }
-	@echo "Setting up $(VENV) with $$($(VENV)/bin/python -V): bioclip-jax$(EXTRAS), once; this takes a few minutes"
-	@$(VENV)/bin/python -m pip install -qq --disable-pip-version-check --constraint constraints.txt --editable '.$(EXTRAS)'
-	@cd $(VENV) && touch $(LEVELS)
+	@echo "Setting up $(@D) with $$($(@D)/bin/python -V): bioclip-jax$(EXTRAS), once; this takes a few minutes"
+	@$(@D)/bin/python -m pip install -qq --disable-pip-version-check --constraint constraints.txt --editable '.$(EXTRAS)'
+	@cd $(@D) && touch $(LEVELS)

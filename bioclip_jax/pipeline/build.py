@@ -23,7 +23,7 @@ from rich.console import Console
 from bioclip_jax.errors import UsageError, UserError
 from bioclip_jax.pipeline import plan as plans
 from bioclip_jax.pipeline.about import About
-from bioclip_jax.pipeline.build_beam import beam_options
+from bioclip_jax.pipeline.build_beam import check_flags
 from bioclip_jax.pipeline.build_images import ImageOptions
 from bioclip_jax.pipeline.build_merge import TAXONOMY_CHANGES
 from bioclip_jax.pipeline.build_passes import Engine, Outcome, Passes, Selection
@@ -42,6 +42,7 @@ from bioclip_jax.pipeline.record import RecordSource
 from bioclip_jax.pipeline.shards import check_name, write_tfds_metadata
 
 LOCK = "lock"
+_REMOTE = re.compile(r"(gs|s3):/+(.*)")  # a path has one slash where the URL had two
 _OURS = re.compile(
     r".+\.array_record-\d{5,}-of-\d{5,}|(dataset_info|features|\.?manifest)\.json(\.tmp)?|LICENSE"
     r"|(rejected|taxonomy_changes)\.csv(\.[0-9a-f]+\.tmp)?"
@@ -118,7 +119,7 @@ def build(
     directory, console, threads = Path(out), console or Console(stderr=True), threads or os.cpu_count() or 1
     images, selection = images or ImageOptions(), selection or Selection()
     if beam is not None:
-        beam_options(beam)  # raises before anything is done
+        check_flags(beam)  # raises before anything is done
     _enter(directory, overwrite)
     busy = f"output {directory}: another process is building it now"
     with exclusive(directory / BUILD_FOLDER / LOCK, busy), _stopping(directory, console):
@@ -178,6 +179,11 @@ def _remove_temporary_files(directory: Path) -> None:
 
 def _enter(directory: Path, overwrite: bool) -> None:
     """Makes the directory, or makes sure that nothing but a dataset is in it, which `overwrite` removes."""
+    if remote := _REMOTE.match(str(directory)):
+        raise UsageError(
+            f"output {remote[1]}://{remote[2]}: a dataset is built in a local or mounted directory; give one, and copy "
+            "what is there when it is finished"
+        )
     try:
         directory.mkdir(parents=True, exist_ok=True)
         entries = sorted(directory.iterdir())

@@ -4,6 +4,7 @@ import resource
 import struct
 import zlib
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -42,6 +43,17 @@ def run(tmp_path):
 def rejected_rows(directory):
     with (directory / "rejected.csv").open(newline="", encoding="utf-8") as file:
         return [tuple(row.values()) for row in csv.DictReader(file)]
+
+
+@pytest.mark.parametrize("out", ["s3://birds/built", "gs://birds/built"])
+def test_an_object_store_as_output_is_refused_rather_than_made_a_folder_of_that_name(
+    tmp_path, monkeypatch, list_source, record, out
+):
+    monkeypatch.chdir(tmp_path)
+    for given in (out, Path(out)):
+        with pytest.raises(UsageError, match=rf"^output {out}: .*local or mounted directory"):
+            build({"train": list_source([record(0)])}, given, name="birds")
+    assert not list(tmp_path.iterdir())
 
 
 def test_records_keep_their_order_over_several_shards(run, tmp_path, list_source, record):

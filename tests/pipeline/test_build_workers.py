@@ -243,6 +243,8 @@ def beam(monkeypatch):
             return self.do(units)
 
     class Pipeline(list):
+        local_tempdir = ""
+
         def __init__(self, options):
             super().__init__()
 
