@@ -118,7 +118,9 @@ class ShowArguments:
     split: str | None = None
     """Which split to show; the first one if not given."""
     columns: int = 8
+    """Photos beside each other."""
     rows: int = 5
+    """Of photos."""
     sample_seed: int = 0
     """Which records are drawn; another number, others."""
     statistics: Path | None = None

@@ -26,6 +26,7 @@ from bioclip_jax.errors import UsageError, UserError
 
 MAX_PIXELS = 89_478_485
 """The largest image read by default, in pixels: Pillow's own limit (a quarter of a GiB as 24-bit RGB)."""
+_MAX_SCANNED = 20 * MAX_PIXELS  # pixels times scans: a small progressive JPEG of many scans would take minutes
 
 ImageSource = str | os.PathLike[str] | bytes | Image.Image
 """A path, the bytes of a file, or an opened Pillow image."""
@@ -283,9 +284,14 @@ def _jpeg_shape(data: bytes, max_pixels: int = MAX_PIXELS) -> tuple[int, int] | 
             height, width, colour_space, _ = simplejpeg.decode_jpeg_header(data)
         except ValueError:
             return None
-        if 0 < height * width <= max_pixels and colour_space in ("YCbCr", "Gray", "RGB"):
+        usable = 0 < height * width <= max_pixels and _scans(data) * height * width <= _MAX_SCANNED
+        if usable and colour_space in ("YCbCr", "Gray", "RGB"):
             return height, width
     return None
+
+
+def _scans(data: bytes) -> int:
+    return data.count(b"\xff\xda")
 
 
 def _decode_scaled(data: bytes, least_height: int, least_width: int) -> np.ndarray:
@@ -313,6 +319,8 @@ def _load(image: Image.Image, what: str, data: bytes, max_pixels: int) -> Image.
         raise ImageError("empty", what, f"{image.width} x {image.height} pixels")
     if image.width * image.height > max_pixels:
         raise ImageError("too large", what, f"{image.width} x {image.height} pixels; at most {max_pixels:,} are read")
+    if image.format in ("JPEG", "MPO") and _scans(data) * image.width * image.height > _MAX_SCANNED:
+        raise ImageError("too large", what, f"{image.width} x {image.height} pixels in {_scans(data)} scans")
     try:
         image.load()
     except Exception as error:  # so do damaged data

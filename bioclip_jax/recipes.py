@@ -107,7 +107,9 @@ def check_arguments(function: Callable[..., Any], arguments: Mapping[str, Any], 
         inspect.signature(function).bind(**arguments)
     except TypeError as error:
         known = ", ".join(inspect.signature(function).parameters) or "none"
-        raise UsageError(f"recipe {recipe}: {error}; `{function.__name__}` takes {known}") from error
+        raise UsageError(
+            f"recipe {recipe}: {error}; `{function.__name__}` takes {known}, which a config gives as `arguments`"
+        ) from error
 
 
 def _builtin_folder(kind: Kind) -> Path:

@@ -47,7 +47,7 @@ def source(
       splits: which of its folders are read.
       index_folder: where the indexes of the tars lie, for tars in a read-only place; beside them if not given.
       allow_damaged: use what lies before the break of a damaged tar, instead of refusing it.
-      processes: that make indexes, if any are missing.
+      processes: how many make the indexes that are missing.
     """
     return open_split_folders(
         Path(root),

@@ -45,7 +45,7 @@ def source(
       tars: paths, folders of *.tar, or patterns such as '{00000..03999}.tar' (in quotes); also gs:// and s3://.
       index_folder: where the indexes of the tars lie, for tars in a read-only place; beside them if not given.
       allow_damaged: use what lies before the break of a damaged tar, instead of refusing it.
-      processes: that make indexes, if any are missing.
+      processes: how many make the indexes that are missing.
     """
     records = open_tars(
         tars, source_name="laion", index_folder=index_folder, allow_damaged=allow_damaged, processes=processes

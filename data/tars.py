@@ -36,7 +36,7 @@ def source(
       split: what the split is called.
       source_name: where the photos come from, if no table says it for each.
       allow_damaged: use what lies before the break of a damaged tar, instead of refusing it.
-      processes: that make indexes, if any are missing.
+      processes: how many make the indexes that are missing.
       read_ahead: bytes that are read at once and kept, where the order keeps neighbours together (data.block_size);
         8388608 is a good choice for object storage.
       cache: local folder that keeps whole tars of an object store.

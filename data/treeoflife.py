@@ -80,7 +80,7 @@ def source(
       index_folder: where indexes of the images or tars lie, for data in a read-only place; beside them if not given.
       allow_damaged: leave out what cannot be read of damaged files, instead of refusing them.
       list_missing: also list the rows of the catalog that have no image, as records that cannot be used.
-      processes: that make indexes of tars, if any are missing.
+      processes: how many make the indexes of tars that are missing.
     """
     provenance, fathomnet = (path and Path(path).expanduser() for path in (provenance, fathomnet))
     if bool(tars) == (images is not None):

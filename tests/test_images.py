@@ -290,3 +290,14 @@ def test_a_crop_of_its_own_size_is_cut_out_unchanged():
     cropped = resized_crop(image, (3, 5, 32, 32), 32)
     np.testing.assert_array_equal(cropped, image[3:35, 5:37])
     assert cropped.flags.c_contiguous
+
+
+def test_a_small_file_that_would_take_minutes_is_refused():
+    buffer = io.BytesIO()
+    Image.new("RGB", (9000, 9000)).save(buffer, "JPEG", progressive=True)
+    data = buffer.getvalue()
+    last = data.rindex(b"\xff\xda")
+    bomb = data[:-2] + data[last:-2] * 100 + data[-2:]
+    for refuse in (decode, open_image):
+        with pytest.raises(ImageError, match=r"too large \(9000 x 9000 pixels in 1\d\d scans\)"):
+            refuse(bomb)

@@ -50,11 +50,12 @@ class BadSamples:
         """
         self.seen += samples
         self.reasons.update(one.reason.partition(": ")[0] for one in replaced)
-        self.examples += replaced[: _EXAMPLES - len(self.examples)]
+        self.examples += [one for one in dict.fromkeys(replaced) if one not in self.examples]
+        del self.examples[_EXAMPLES:]
         if self.count > max(_FORGIVEN, self._limit * self.seen):
             raise UserError(
                 f"{self.in_words()}: more than data.max_bad_share {self._limit:g}; look at the data "
-                "(`bioclip-jax data verify`), or allow a larger share"
+                "(`bioclip-jax data build` lists what cannot be used), or allow a larger share"
             )
 
     def in_words(self) -> str:

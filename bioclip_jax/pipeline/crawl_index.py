@@ -152,6 +152,8 @@ def _update(root: Path, names: list[str], path: Path, console: Console | None) -
 
 def _look(path: Path) -> _Entry | str:
     """What a Parquet file holds; a reason if it cannot be read."""
+    if path.exists() and not path.is_file():
+        return "it is not a file"  # opening a pipe would wait for ever
     try:
         size, mtime_ns = _status(path)
         with pyarrow.parquet.ParquetFile(path) as content:

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import multiprocessing
 import os
 import sys
+import threading
 from collections.abc import Generator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
@@ -119,7 +121,7 @@ class Loader:
             each = max(1, ahead // workers)
             iterator = iter(
                 steps.mp_prefetch(
-                    grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=each), _keep_off_devices
+                    grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=each), _start_worker
                 )
             )
         else:
@@ -142,11 +144,20 @@ def _threads(count: int) -> ThreadPoolExecutor:
     return ThreadPoolExecutor(count, "sample", initializer=cv2.setNumThreads, initargs=(1,))
 
 
-def _keep_off_devices(worker: int, workers: int) -> None:
+def _start_worker(worker: int, workers: int) -> None:
     """Grain imports JAX in its workers, too; should anything there start it, it must not take an accelerator."""
     os.environ["JAX_PLATFORMS"] = "cpu"
     if "jax" in sys.modules:
         sys.modules["jax"].config.update("jax_platforms", "cpu")
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    """A worker whose parent was killed would wait for ever for somebody to take its batch."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
 
 
 def require_vocabulary(vocab_size: int) -> None:

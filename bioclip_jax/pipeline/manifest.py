@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -18,6 +19,7 @@ MANIFEST = "manifest.json"
 BUILD_FOLDER = ".build"
 """Inside a dataset directory while it is being built: the plan, and what is known of each finished shard."""
 VERSION = 1
+_FILE_NAME = re.compile(r"[a-zA-Z0-9_][a-zA-Z0-9_.-]*")
 
 
 @dataclass(frozen=True)
@@ -174,7 +176,7 @@ def _parse(path: str, data: bytes) -> Manifest:
             name=str(content["name"]),
             splits={
                 str(split): tuple(
-                    ShardFile(str(file["name"]), int(file["records"]), int(file["bytes"]), str(file["sha256"]))
+                    _shard_file(str(file["name"]), int(file["records"]), int(file["bytes"]), str(file["sha256"]))
                     for file in entry["files"]
                 )
                 for split, entry in content["splits"].items()
@@ -183,11 +185,19 @@ def _parse(path: str, data: bytes) -> Manifest:
             source_fingerprint=str(content["source_fingerprint"]),
         )
         stated = content["hash"]
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        if not manifest.splits:
+            raise ValueError("no splits")
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         reason = f"{type(error).__name__}: {error}"
         raise UserError(f"{path} is damaged ({reason}); copy or build the dataset again") from error
-    if any(Path(file.name).name != file.name for files in manifest.splits.values() for file in files):
-        raise UserError(f"{path} names a file outside the dataset directory; do not trust this dataset")
+    if any(not _FILE_NAME.fullmatch(file.name) for files in manifest.splits.values() for file in files):
+        raise UserError(f"{path} names a file outside the dataset directory, or none; do not trust this dataset")
     if stated != manifest.hash:
         raise UserError(f"{path} was changed after it was written (its hash differs); copy or build the dataset again")
     return manifest
+
+
+def _shard_file(name: str, records: int, size: int, sha256: str) -> ShardFile:
+    if not 0 <= records <= size:
+        raise ValueError(f"{name!r} cannot hold {records} records in {size} bytes")
+    return ShardFile(name, records, size, sha256)

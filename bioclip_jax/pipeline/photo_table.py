@@ -10,6 +10,7 @@ import hashlib
 import json
 import math
 import re
+import stat
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path, PurePosixPath, PureWindowsPath
@@ -117,6 +118,8 @@ def read_image(images: Path, name: str, key: str) -> bytes:
     if path.is_absolute() or PureWindowsPath(name).drive or ".." in path.parts:
         raise BadRecord(key, f"file is outside the image folder: {name}")
     try:
+        if stat.S_ISFIFO((images / path).stat().st_mode):  # opening it would wait for ever
+            raise BadRecord(key, "file cannot be read: it is a pipe")
         return (images / path).read_bytes()
     except FileNotFoundError:
         raise BadRecord(key, f"file is missing: {name}") from None

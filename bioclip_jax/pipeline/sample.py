@@ -84,7 +84,7 @@ class Sample:
         if not any(self._write(source, other, text_type, draws, image, tokens) is None for other in others):
             raise UserError(
                 f"record {replaced.key!r} ({replaced.reason}) and {len(others)} others near it cannot be used; look at "
-                "the data (`bioclip-jax data verify`)"
+                "the data (`bioclip-jax data build` lists what cannot be used)"
             )
         return replaced
 

@@ -110,14 +110,19 @@ def text_column(table: pa.Table, name: str) -> pa.Array:
 
     Raises:
       UsageError: its values are lists or other things that have no text.
+      UserError: it is not UTF-8.
     """
     column = table.column(table.column_names.index(name))
     try:
         if pa.types.is_dictionary(column.type):
             column = column.cast(column.type.value_type)
-        return pc.fill_null(column.cast(pa.large_string()), "").combine_chunks()
+        text = pc.fill_null(column.cast(pa.large_string()), "").combine_chunks()
+        text.validate(full=True)  # a damaged Parquet file may hold any bytes
+    except pa.ArrowInvalid as error:
+        raise UserError(f"column {name!r} holds text that is not UTF-8") from error
     except pa.ArrowException as error:
         raise UsageError(f"column {name!r} holds {column.type} values, not text or numbers") from error
+    return text
 
 
 def _read_csv(path: Path) -> tuple[pa.Table, list[str]]:

@@ -10,6 +10,7 @@ or by key from a table.
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
 from bisect import bisect_right
@@ -39,6 +40,7 @@ from bioclip_jax.pipeline.tar_texts import fields_of_texts
 from bioclip_jax.pipeline.taxonomy_table import read_taxonomy
 from bioclip_jax.text.taxonomy import RANKS
 
+_LOG = logging.getLogger(__name__)
 DAMAGED = "damaged tar"
 READ_AHEAD_LIMIT = 1 << 30
 _UNSHARED = ("_lock", "_open", "_layouts", "_ahead")  # between processes
@@ -124,9 +126,9 @@ class TarSource:
             raise IndexError(f"record {index} of {len(self)}")
         tar = bisect_right(self._ends, index)
         sample = self._opened(tar).read(index - self._first(tar), self._layouts)
-        key = self._text(sample.key)
+        key = self._text(sample.key, sample.key)
         record: Record = {"key": key, "image": sample.image, "source": self._source_name}
-        record |= fields_of_texts({suffix: self._text(text) for suffix, text in sample.texts.items()})
+        record |= fields_of_texts({suffix: self._text(text, sample.key) for suffix, text in sample.texts.items()})
         if self._taxonomy is not None:
             record |= self._looked_up(self._taxonomy, key)
         if not record["caption"] and not any(record[name] for name in _NAMES):
@@ -177,12 +179,15 @@ class TarSource:
             file = LocalTar(self._cache.local(path) if self._cache else path)
         return file if self._ahead is None else ReadAheadFile(file, self._ahead)
 
-    def _text(self, data: bytes) -> str:
+    def _text(self, data: bytes, key: bytes) -> str:
         try:
             return data.decode()
         except UnicodeDecodeError:
             with self._lock:
                 self.replaced_texts += 1
+                told = self.replaced_texts > EXAMPLES
+            if not told:
+                _LOG.warning("sample %r: a text is not UTF-8; what is not was replaced", key.decode("utf-8", "replace"))
             return data.decode("utf-8", "replace")
 
     def __getstate__(self) -> dict[str, Any]:
@@ -254,7 +259,8 @@ def open_tars(
         others = f" and {len(paths) - 1:,} others hold" if len(paths) > 1 else " holds"
         raise UserError(f"tar {paths[0]}{others} no samples")
     if problems := problems_in_words(source.notes):
-        console.print(f"{len(source):,} samples in {len(paths):,} tars; {problems}", highlight=False, markup=False)
+        found = f"{len(source):,} samples in {len(paths):,} tar{'s' if len(paths) > 1 else ''}; {problems}"
+        console.print(found, highlight=False, markup=False, soft_wrap=True)
     if taxonomy is None:
         return source
     if isinstance(taxonomy, str | os.PathLike):

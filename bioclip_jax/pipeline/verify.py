@@ -17,6 +17,7 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
+from array_record.python.array_record_module import ArrayRecordReader
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -24,7 +25,7 @@ from rich.table import Table
 from bioclip_jax.errors import UserError
 from bioclip_jax.images import ImageError, decode
 from bioclip_jax.pipeline.clean_up import plan_clean_up
-from bioclip_jax.pipeline.manifest import Manifest, ShardFile, read_manifest
+from bioclip_jax.pipeline.manifest import MANIFEST, Manifest, ShardFile, read_manifest
 from bioclip_jax.pipeline.ordered import ordered_map
 from bioclip_jax.pipeline.prepare import checked_record
 from bioclip_jax.pipeline.progress import RecordProgress
@@ -34,7 +35,7 @@ from bioclip_jax.text.taxonomy import Taxon
 
 _EXAMPLES = 3
 
-FILES = "files: size and checksum"
+FILES = "files: size, checksum, number of records"
 READABLE = "records can be read"
 SCHEMA = "records follow the schema"
 IMAGES = "images can be decoded"
@@ -129,7 +130,10 @@ def verify(
     checks = {name: Check(name) for name in (FILES, READABLE, SCHEMA, IMAGES, KEYS, GROUPS, PICTURES)}
     threads = threads or os.cpu_count() or 1
     total = sum(manifest.records(split) for split in manifest.splits)
-    hashes = np.zeros((3, total), np.uint64)  # of key, source_id and image
+    try:
+        hashes = np.zeros((3, total), np.uint64)  # of key, source_id and image
+    except (MemoryError, ValueError):
+        raise UserError(f"{directory / MANIFEST} claims {total:,} records, too many to compare in memory") from None
     taxa = Counter[Taxon]()
     row = 0
     with (
@@ -155,6 +159,8 @@ def verify(
 
 
 def _file_problem(directory: Path, file: ShardFile) -> str:
+    if (directory / file.name).exists() and not (directory / file.name).is_file():
+        return f"{file.name} is not a file"  # opening a pipe would wait for ever
     try:
         with (directory / file.name).open("rb") as stream:
             digest = hashlib.file_digest(stream, "sha256").hexdigest()
@@ -163,7 +169,13 @@ def _file_problem(directory: Path, file: ShardFile) -> str:
         return f"{file.name}: {error.strerror or error}"
     if size != file.bytes:
         return f"{file.name} has {size:,} bytes instead of {file.bytes:,}"
-    return "" if digest == file.sha256 else f"{file.name}: the checksum differs"
+    if digest != file.sha256:
+        return f"{file.name}: the checksum differs"
+    try:
+        held = ArrayRecordReader(str(directory / file.name)).num_records()
+    except (RuntimeError, ValueError) as error:
+        return f"{file.name}: {error}"
+    return "" if held == file.records else f"{file.name} holds {held:,} records instead of {file.records:,}"
 
 
 def _look(source: ShardedSource, index: int) -> _Looked:

@@ -1,9 +1,6 @@
 """Which record stands where is a pure function of (seed, step, row)."""
 
 import dataclasses
-import multiprocessing
-import os
-import sys
 
 import numpy as np
 import pytest
@@ -16,7 +13,6 @@ from bioclip_jax.errors import UsageError, UserError
 from bioclip_jax.pipeline.bad_samples import BadSamples, Replaced
 from bioclip_jax.pipeline.loader import Batch, make_loader, token_bucket
 from bioclip_jax.pipeline.order import Order
-from bioclip_jax.pipeline.readers import open_dataset
 from bioclip_jax.pipeline.record import BadRecord
 from bioclip_jax.text.captions import TEXT_TYPES, caption, text_type_of_step
 from bioclip_jax.text.taxonomy import Taxon
@@ -199,36 +195,3 @@ def test_too_many_bad_samples_stop_the_run_and_a_few_do_not():
     bad.add(0, [Replaced("photo 9", "image corrupt")] * 12)
     with pytest.raises(UserError, match=r"21 of 1,008 samples .*13 image corrupt, 8 image truncated; first 'photo 0'"):
         bad.add(0, [Replaced("photo 9", "image corrupt")])
-
-
-def test_worker_processes_make_the_same_batches_without_starting_jax(synthetic):
-    options = {"image_size": 16, "context_length": 77, "global_batch_size": 8, "seed": 0, "token_lengths": [{}]}
-    threads = make_loader([synthetic], DataConfig(), **options)
-    processes = make_loader([NoJax(synthetic)], DataConfig(processes=2, threads=1), **options)
-    before = {process.pid for process in multiprocessing.active_children()}
-    assert_equal(batches(processes, 3, 7), batches(threads, 3, 7))
-    stopped = processes.batches(0, 1000)
-    next(stopped)
-    stopped.close()
-    assert {process.pid for process in multiprocessing.active_children()} <= before
-
-
-class NoJax:
-    """A source that refuses to be read where JAX was started, or could take an accelerator."""
-
-    def __init__(self, source):
-        self.source = source
-
-    def __len__(self):
-        return len(self.source)
-
-    def __getitem__(self, index):
-        bridge = sys.modules.get("jax._src.xla_bridge")
-        assert bridge is None or not bridge.backends_are_initialized()
-        assert os.environ["JAX_PLATFORMS"] == "cpu"
-        return self.source[index]
-
-
-@pytest.fixture
-def synthetic():
-    return open_dataset("synthetic", {"num_images": 40, "num_species": 20, "image_size": 32})["train"]

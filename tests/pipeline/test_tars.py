@@ -289,7 +289,7 @@ def test_a_sample_that_cannot_be_used_is_a_bad_record_that_says_why(tmp_path, ph
         "e": "no image",
     }
     line = " ".join(report.file.getvalue().split())
-    assert "6 samples in 1 tars; no image: 2 ('a', 'e'); image is empty: 1 ('b'); compressed member: 1 ('e')" in line
+    assert "6 samples in 1 tar; no image: 2 ('a', 'e'); image is empty: 1 ('b'); compressed member: 1 ('e')" in line
 
 
 def test_a_tar_that_vanishes_shrinks_or_changes_while_it_is_read_is_named(tmp_path, photo):
