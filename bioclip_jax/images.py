@@ -12,6 +12,7 @@ import contextlib
 import io
 import math
 import os
+import threading
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -26,6 +27,8 @@ from bioclip_jax.errors import UsageError, UserError
 
 MAX_PIXELS = 89_478_485
 """The largest image read by default, in pixels: Pillow's own limit (a quarter of a GiB as 24-bit RGB)."""
+_MOST_SCRATCH = 2**22  # pixels; 12 MB a thread
+_THREAD = threading.local()
 _MAX_SCANNED = 20 * MAX_PIXELS  # pixels times scans: a small progressive JPEG of many scans would take minutes
 
 ImageSource = str | os.PathLike[str] | bytes | Image.Image
@@ -251,7 +254,7 @@ def training_image(
         height, width = shape
         box = random_resized_crop_box(draws, height, width, scale, ratio)
         least = math.ceil(2 * height * size / box[2]), math.ceil(2 * width * size / box[3])
-        pixels = _decode_scaled(image, *least)
+        pixels = _decode_scaled(image, height * width, *least)
         if pixels.shape[:2] != shape:
             box = _scaled_box(box, shape, pixels.shape[:2])
     resized_crop(pixels, box, size, out)
@@ -284,7 +287,7 @@ def _jpeg_shape(data: bytes, max_pixels: int = MAX_PIXELS) -> tuple[int, int] | 
             height, width, colour_space, _ = simplejpeg.decode_jpeg_header(data)
         except ValueError:
             return None
-        usable = 0 < height * width <= max_pixels and _scans(data) * height * width <= _MAX_SCANNED
+        usable = 0 < height * width <= max_pixels and not _has_too_many_scans(data, height * width)
         if usable and colour_space in ("YCbCr", "Gray", "RGB"):
             return height, width
     return None
@@ -294,12 +297,32 @@ def _scans(data: bytes) -> int:
     return data.count(b"\xff\xda")
 
 
-def _decode_scaled(data: bytes, least_height: int, least_width: int) -> np.ndarray:
-    """The pixels of a JPEG, at the smallest of 1, 1/2, 1/4, 1/8 of its size that is not below these."""
+def _has_too_many_scans(data: bytes, pixels: int) -> bool:
+    # A scan takes at least ten bytes, so that small files need not be searched.
+    return pixels * len(data) > 10 * _MAX_SCANNED and pixels * _scans(data) > _MAX_SCANNED
+
+
+def _decode_scaled(data: bytes, pixels: int, least_height: int, least_width: int) -> np.ndarray:
+    """The pixels of a JPEG, at the smallest of 1, 1/2, 1/4, 1/8 of its size that is not below these.
+
+    They may lie in memory that the next call in this thread uses again.
+    """
     try:
-        return simplejpeg.decode_jpeg(data, min_height=least_height, min_width=least_width, min_factor=2)
+        return simplejpeg.decode_jpeg(
+            data, min_height=least_height, min_width=least_width, min_factor=2, buffer=_scratch(pixels)
+        )
     except ValueError:  # see `decode`
         return decode(data)
+
+
+def _scratch(pixels: int) -> np.ndarray | None:
+    """Memory of this thread for a decoded photo; getting it anew each time would cost a third of the decoding."""
+    if pixels > _MOST_SCRATCH:
+        return None
+    found: np.ndarray | None = getattr(_THREAD, "scratch", None)
+    if found is None or found.size < 3 * pixels:
+        found = _THREAD.scratch = np.empty(3 * pixels, np.uint8)
+    return found
 
 
 def _scaled_box(box: Box, before: tuple[int, int], after: tuple[int, ...]) -> Box:
@@ -319,7 +342,7 @@ def _load(image: Image.Image, what: str, data: bytes, max_pixels: int) -> Image.
         raise ImageError("empty", what, f"{image.width} x {image.height} pixels")
     if image.width * image.height > max_pixels:
         raise ImageError("too large", what, f"{image.width} x {image.height} pixels; at most {max_pixels:,} are read")
-    if image.format in ("JPEG", "MPO") and _scans(data) * image.width * image.height > _MAX_SCANNED:
+    if image.format in ("JPEG", "MPO") and _has_too_many_scans(data, image.width * image.height):
         raise ImageError("too large", what, f"{image.width} x {image.height} pixels in {_scans(data)} scans")
     try:
         image.load()

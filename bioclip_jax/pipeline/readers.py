@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import resource
 import threading
 from bisect import bisect_right
 from collections import OrderedDict
@@ -16,6 +15,7 @@ from array_record.python.array_record_module import ArrayRecordReader
 
 from bioclip_jax.errors import UsageError, UserError
 from bioclip_jax.pipeline.about import About
+from bioclip_jax.pipeline.descriptors import file_limit
 from bioclip_jax.pipeline.file_cache import FileCache, cache_folder
 from bioclip_jax.pipeline.manifest import ShardFile, read_manifest
 from bioclip_jax.pipeline.record import BadRecord, Record, RecordSource
@@ -24,15 +24,16 @@ from bioclip_jax.pipeline.storage import is_remote, join
 from bioclip_jax.recipes import builtin_recipes, call_recipe, check_arguments, is_bare_name, load_recipe
 
 TFDS_PREFIX = "tfds:"
+_MOST_OPEN = 1024
 _IN_MEMORY = 2**25
-"""A split of more records keeps the offsets of its records (8 bytes each) on disk, at one more read a record."""
+"""Where open files may hold more records, the offsets of records (8 bytes each) stay on disk, at one more read each."""
 
 
 class ShardedSource:
     """The records of one split of a dataset directory.
 
     Safe to use from many threads; it can be pickled. A file is opened when a record in it is first asked for, and at
-    most as many stay open as leave half of the process's file descriptors free.
+    most 1,024 stay open, or a quarter of the file descriptors that the process may have.
 
     Args:
       directory: where the files lie, also gs:// or s3://.
@@ -45,14 +46,16 @@ class ShardedSource:
         self._cache = cache or FileCache(cache_folder())
         self._paths = [join(os.fspath(directory), file.name) for file in full]
         self._ends = list(accumulate(file.records for file in full))
-        index = "in_memory" if len(self) <= _IN_MEMORY else "offloaded,footer_prefetch_bytes:0"
-        self._options = f"readahead_buffer_size:0,index_storage_option:{index}"
+        self._largest = max((file.records for file in full), default=0)
         self._start()
 
     def _start(self) -> None:
         self._lock = threading.Lock()
         self._open: OrderedDict[int, ArrayRecordReader] = OrderedDict()
-        self._most_open = max(16, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 2)
+        self._most_open = file_limit(_MOST_OPEN, 4)
+        held = self._largest * min(self._most_open, len(self._paths))
+        index = "in_memory" if held <= _IN_MEMORY else "offloaded,footer_prefetch_bytes:0"
+        self._options = f"readahead_buffer_size:0,index_storage_option:{index}"
 
     def __len__(self) -> int:
         return self._ends[-1] if self._ends else 0
@@ -94,7 +97,7 @@ class ShardedSource:
         return opened
 
     def __getstate__(self) -> dict[str, Any]:
-        return {name: vars(self)[name] for name in ("_cache", "_paths", "_ends", "_options")}
+        return {name: vars(self)[name] for name in ("_cache", "_paths", "_ends", "_largest")}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state)

@@ -25,6 +25,7 @@ import numpy as np
 from rich.console import Console
 
 from bioclip_jax.errors import UsageError, UserError
+from bioclip_jax.pipeline.descriptors import file_limit
 from bioclip_jax.pipeline.file_cache import FileCache, cache_folder
 from bioclip_jax.pipeline.read_ahead import ReadableFile, ReadAhead, ReadAheadFile
 from bioclip_jax.pipeline.record import BadRecord, Record
@@ -165,7 +166,7 @@ class TarSource:
         opened = OpenTar(self._file(tar), index_path(path, self._index_folder), samples, self._files[tar][0])
         with self._lock:
             self._open[tar] = opened
-            while len(self._open) > self._max_open:
+            while len(self._open) > file_limit(self._max_open, 8):
                 # It is closed when the last thread that reads from it lets go.
                 self._open.popitem(last=False)
         return opened
