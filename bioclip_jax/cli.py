@@ -69,6 +69,10 @@ def data_build(arguments: Sequence[str]) -> None:
     if beam and not build.beam:
         raise UsageError(f"{beam[0]!r}: what follows after -- are flags of Apache Beam, which --beam asks for")
     images = ImageOptions(build.resize, build.geometry, build.quality, build.check)
+    if build.beam and (build.workers or build.threads):
+        raise UsageError("--workers and --threads are not for --beam, whose own flags say how many there are")
+    if Path(build.recipe).is_dir() and Path(build.recipe).resolve() == build.out.resolve():
+        raise UsageError(f"output {build.out} is the dataset that is to be read; give another directory")
     source, about = open_with_flags(build.recipe, rest, f"{PROGRAM} data build {build.recipe} OUT")
     report = build_dataset(
         source,

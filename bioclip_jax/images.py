@@ -12,6 +12,7 @@ import contextlib
 import io
 import math
 import os
+import re
 import threading
 import warnings
 from collections.abc import Sequence
@@ -44,6 +45,7 @@ Box = tuple[int, int, int, int]
 _FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "JPEG2000", "PPM")
 _RESAMPLING = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
 _JPEG_START = b"\xff\xd8"
+_JPEG_MARKER = re.compile(rb"\xff[\xc0-\xcf\xd9-\xfe]")  # those within a scan stand for nothing or a restart
 _PNG_START = b"\x89PNG\r\n\x1a\n"
 
 # `max_pixels` takes the place of Pillow's warning; its error, at twice its limit, remains.
@@ -114,7 +116,7 @@ def decode(data: bytes | np.ndarray, *, max_pixels: int = MAX_PIXELS) -> np.ndar
         if data.dtype != np.uint8 or data.ndim != 3 or data.shape[2] != 3 or not data.size:
             raise ImageError("corrupt", detail=f"pixels are {data.dtype} {data.shape}, not uint8 [height, width, 3]")
         return data
-    if _jpeg_shape(data, max_pixels) is not None:
+    if jpeg_shape(data, max_pixels) is not None:
         # Where libjpeg warns, Pillow tells truncated photos from odd ones. Without `strict` it would fill up with grey.
         with contextlib.suppress(ValueError):
             return simplejpeg.decode_jpeg(data)
@@ -246,7 +248,7 @@ def training_image(
       ImageError: it cannot be used.
     """
     size = out.shape[0]
-    shape = _jpeg_shape(image) if isinstance(image, bytes) else None
+    shape = jpeg_shape(image) if isinstance(image, bytes) else None
     if shape is None or isinstance(image, np.ndarray):
         pixels = decode(image)
         box = random_resized_crop_box(draws, pixels.shape[0], pixels.shape[1], scale, ratio)
@@ -280,7 +282,7 @@ def resized_crop(image: np.ndarray, box: Box, size: int, out: np.ndarray | None 
     return out
 
 
-def _jpeg_shape(data: bytes, max_pixels: int = MAX_PIXELS) -> tuple[int, int] | None:
+def jpeg_shape(data: bytes, max_pixels: int = MAX_PIXELS) -> tuple[int, int] | None:
     """(height, width) of a JPEG that `simplejpeg` decodes to the pixels that Pillow gives; else None."""
     if data.startswith(_JPEG_START):
         try:
@@ -294,7 +296,12 @@ def _jpeg_shape(data: bytes, max_pixels: int = MAX_PIXELS) -> tuple[int, int] | 
 
 
 def _scans(data: bytes) -> int:
-    return data.count(b"\xff\xda")
+    """How many scans a JPEG has, up to its end; thumbnails inside it and what lies behind it do not count."""
+    place, scans = 2, 0
+    while (marker := _JPEG_MARKER.search(data, place)) and data[marker.end() - 1] != 0xD9:
+        scans += data[marker.end() - 1] == 0xDA
+        place = marker.end() + int.from_bytes(data[marker.end() : marker.end() + 2], "big")
+    return scans
 
 
 def _has_too_many_scans(data: bytes, pixels: int) -> bool:

@@ -164,3 +164,18 @@ def test_unknown_field_in_a_runs_config_is_named(config, tmp_path, capsys):
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "config.json").write_text(json.dumps({"colour": "green"}))
     fails(capsys, ["train", config, "--work-dir", tmp_path / "run"], 1, "unknown field 'colour'")
+
+
+def test_a_dataset_is_not_built_over_itself(tmp_path, capsys):
+    main(["data", "build", "synthetic", str(tmp_path / "d"), "--num-images", "20", "--num-species", "20"])
+    with pytest.raises(SystemExit) as stopped:
+        main(["data", "build", str(tmp_path / "d"), f"{tmp_path}/./d", "--overwrite"])
+    assert stopped.value.code == 2
+    assert "is the dataset that is to be read" in capsys.readouterr().err
+    assert (tmp_path / "d" / "manifest.json").is_file()
+
+
+def test_workers_are_not_for_beam(tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        main(["data", "build", "synthetic", str(tmp_path / "d"), "--beam", "--workers", "2"])
+    assert "not for --beam" in capsys.readouterr().err

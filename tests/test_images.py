@@ -301,3 +301,13 @@ def test_a_small_file_that_would_take_minutes_is_refused():
     for refuse in (decode, open_image):
         with pytest.raises(ImageError, match=r"too large \(9000 x 9000 pixels in 1\d\d scans\)"):
             refuse(bomb)
+
+
+def test_what_lies_behind_a_photo_or_inside_as_a_thumbnail_is_no_scan():
+    buffer = io.BytesIO()
+    Image.new("RGB", (7000, 7000)).save(buffer, "JPEG")
+    photo = buffer.getvalue()
+    thumbnail = b"\xff\xe1" + (2 + 60_000).to_bytes(2, "big") + b"\xff\xda" * 30_000
+    behind = np.random.default_rng(0).bytes(2_000_000)
+    assert behind.count(b"\xff\xda") > 20
+    assert decode(photo[:2] + thumbnail + photo[2:] + behind).shape == (7000, 7000, 3)

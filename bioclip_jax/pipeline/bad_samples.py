@@ -54,7 +54,7 @@ class BadSamples:
         del self.examples[_EXAMPLES:]
         if self.count > max(_FORGIVEN, self._limit * self.seen):
             raise UserError(
-                f"{self.in_words()}: more than data.max_bad_share {self._limit:g}; look at the data "
+                f"{self.in_words()}: more than max_bad_share {self._limit:g}; look at the data "
                 "(`bioclip-jax data build` lists what cannot be used), or allow a larger share"
             )
 

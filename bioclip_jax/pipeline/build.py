@@ -43,6 +43,7 @@ from bioclip_jax.pipeline.shards import check_name, write_tfds_metadata
 
 LOCK = "lock"
 _REMOTE = re.compile(r"(gs|s3):/+(.*)")  # a path has one slash where the URL had two
+_TABLES = (REJECTED, TAXONOMY_CHANGES)
 _OURS = re.compile(
     r".+\.array_record-\d{5,}-of-\d{5,}|(dataset_info|features|\.?manifest)\.json(\.tmp)?|LICENSE"
     r"|(rejected|taxonomy_changes)\.csv(\.[0-9a-f]+\.tmp)?"
@@ -127,7 +128,7 @@ def build(
         more = [selection.mix, selection.dedup, selection.clean_up, evaluation.fingerprint if evaluation else ""]
         with ThreadPoolExecutor(threads) as pool:
             plan = plans.make_plan(source, name, shard_bytes, images, more, pool)
-        if overwrite:
+        if overwrite and plans.read_fingerprint(directory) != plan.fingerprint:  # else it is this build, unfinished
             _empty(directory)
         if (manifest := _finished(directory, plan)) is not None:
             return BuildReport(directory, manifest, {}, time.monotonic() - start, already_finished=True)
@@ -189,8 +190,8 @@ def _enter(directory: Path, overwrite: bool) -> None:
         entries = sorted(directory.iterdir())
         foreign = [entry.name for entry in entries if entry.name != BUILD_FOLDER and not _OURS.fullmatch(entry.name)]
         started = (directory / BUILD_FOLDER).is_dir() or (directory / MANIFEST).exists()
-        if foreign or (not started and not overwrite and any(entry.name != REJECTED for entry in entries)):
-            first = (foreign or [entry.name for entry in entries])[0]
+        if foreign or (not started and not overwrite and any(entry.name not in _TABLES for entry in entries)):
+            first = (foreign or [entry.name for entry in entries if entry.name not in _TABLES])[0]
             raise UsageError(f"output {directory} holds something else ({first!r}); give a new or empty directory")
         (directory / BUILD_FOLDER).mkdir(exist_ok=True)
     except (FileExistsError, NotADirectoryError) as error:

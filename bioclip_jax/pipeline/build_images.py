@@ -16,7 +16,7 @@ import simplejpeg
 from PIL import Image
 
 from bioclip_jax.errors import UsageError
-from bioclip_jax.images import MAX_PIXELS, ImageError, decode
+from bioclip_jax.images import MAX_PIXELS, ImageError, decode, jpeg_shape
 
 _STORED_FORMATS = {"JPEG", "MPO", "PNG", "WEBP"}
 _STORED_MODES = {"RGB", "L"}
@@ -48,6 +48,8 @@ class ImageOptions:
     def __post_init__(self) -> None:
         if self.resize is not None and not 1 <= self.resize <= _JPEG_LONGEST:
             raise UsageError(f"--resize {self.resize}: must be 1 to {_JPEG_LONGEST:,} pixels")
+        if self.resize is None and self.geometry != "shorter_side":
+            raise UsageError(f"--geometry {self.geometry}: says how to --resize, which is not given")
         if not 1 <= self.quality <= 100:
             raise UsageError(f"--quality {self.quality}: must be 1 to 100")
         for flag, value, known in (("geometry", self.geometry, Geometry), ("check", self.check, ImageCheck)):
@@ -93,7 +95,7 @@ def look(image: bytes | np.ndarray, options: ImageOptions, *, pixels: bool = Fal
         _check_pixels(image)
         return Looked(False, image)
     if options.check == "header" and not pixels:
-        size = _jpeg_size(image)
+        size = jpeg_shape(image)
         if size is not None:
             if _JPEG_END not in image[-_TAIL:]:
                 raise ImageError("truncated")
@@ -102,7 +104,7 @@ def look(image: bytes | np.ndarray, options: ImageOptions, *, pixels: bool = Fal
     height, width = decoded.shape[:2]
     if options.target(height, width) != (height, width):
         return Looked(False, decoded)
-    header_will_do = options.check == "header" and _jpeg_size(image) is not None
+    header_will_do = options.check == "header" and jpeg_shape(image) is not None
     return Looked(header_will_do or _can_be_stored(image), decoded)
 
 
@@ -160,25 +162,14 @@ def _check_pixels(pixels: np.ndarray) -> None:
         raise ImageError("too large", detail=f"{width} x {height} pixels; at most {MAX_PIXELS:,} are read")
 
 
-def _jpeg_size(data: bytes) -> tuple[int, int] | None:
-    """Height and width of a JPEG as photos are; None for anything else, which decoding has to look at."""
-    if not data.startswith(_JPEG_START):
-        return None
-    try:
-        height, width, colour_space, _ = simplejpeg.decode_jpeg_header(data)
-    except ValueError:
-        return None
-    return (height, width) if 0 < height * width <= MAX_PIXELS and colour_space in ("YCbCr", "Gray", "RGB") else None
-
-
 def _resized_jpeg(data: bytes, options: ImageOptions) -> np.ndarray | None:
     """The pixels of a JPEG in the size that they get, if that is another; None where it is not, or libjpeg warns."""
-    size = _jpeg_size(data) if options.resize is not None else None
+    size = jpeg_shape(data) if options.resize is not None else None
     if size is None or (target := options.target(*size)) == size:
         return None
     try:
-        # Halved while it is decoded, as often as that leaves enough, an image costs less time at no visible loss.
-        pixels = simplejpeg.decode_jpeg(data, min_height=target[0], min_width=target[1], min_factor=2)
+        # Halved while it is decoded, as often as that leaves twice what is needed: see `images.training_image`.
+        pixels = simplejpeg.decode_jpeg(data, min_height=2 * target[0], min_width=2 * target[1], min_factor=2)
     except ValueError:
         return None
     return resized(pixels, *target)

@@ -26,7 +26,7 @@ from bioclip_jax.errors import UsageError, UserError
 from bioclip_jax.pipeline.bad_samples import Replaced
 from bioclip_jax.pipeline.order import Mixture, Order, place_of
 from bioclip_jax.pipeline.record import RecordSource
-from bioclip_jax.pipeline.sample import TEXT_TYPES_OF_RECORDS, Sample
+from bioclip_jax.pipeline.sample import FREE_CAPTION, TEXT_TYPES_OF_RECORDS, Sample
 from bioclip_jax.text.tokenizer import VOCABULARY_SIZE
 
 TOKEN_BUCKETS = (16, 32, 48, 64, 77)
@@ -76,20 +76,20 @@ class Loader:
         """The length of its captions."""
         return self.sample.tokens
 
-    def batch(self, step: int) -> Batch:
-        """This process's rows of a step, made by threads."""
+    def batch(self, step: int, pool: ThreadPoolExecutor | None = None) -> Batch:
+        """This process's rows of a step, made by the threads of `pool`, or by some that stay for later batches."""
         size, rows = self.sample.image_size, len(self.rows)
         batch = Batch(np.empty((rows, size, size, 3), np.uint8), np.empty((rows, self.sample.tokens), np.int32), ())
         part = max(1, min(_PART, rows // self.sample.data.threads))
         fill = functools.partial(self._fill, int(step), batch, self.sample.text_type(int(step)))
         parts = [range(start, min(start + part, rows)) for start in range(0, rows, part)]
-        replaced = [one for some in _threads(self.sample.data.threads).map(fill, parts) for one in some]
+        replaced = [one for some in (pool or _threads(self.sample.data.threads)).map(fill, parts) for one in some]
         return batch._replace(replaced=tuple(replaced))
 
-    def _attempt(self, step: int) -> Batch | UserError:
+    def _attempt(self, step: int, pool: ThreadPoolExecutor | None = None) -> Batch | UserError:
         # Grain would add lines of its own to the message of an exception, and lose its type between processes.
         try:
-            return self.batch(step)
+            return self.batch(step, pool)
         except UserError as error:
             return error
 
@@ -111,37 +111,51 @@ class Loader:
         A generator: closing it ends the threads and processes that work ahead.
         """
         data = self.sample.data
-        steps: Any = grain.MapDataset.range(first_step, last_step).map(self._attempt)
-        ahead = data.prefetch_batches
+        steps: Any = grain.MapDataset.range(first_step, last_step)
         if data.processes:
-            if not flags.FLAGS.is_parsed():
-                flags.FLAGS.mark_as_parsed()  # Grain's workers ask for flags that only absl's own `app.run` parses
-            steps = steps.to_iter_dataset(grain.ReadOptions(num_threads=1, prefetch_buffer_size=1))
-            workers = min(data.processes, last_step - first_step)
-            each = max(1, ahead // workers)
-            iterator = iter(
-                steps.mp_prefetch(
-                    grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=each), _start_worker
-                )
-            )
-        else:
-            # A second batch is begun while the last samples of the first are made.
-            iterator = iter(
-                steps.to_iter_dataset(grain.ReadOptions(num_threads=min(2, ahead), prefetch_buffer_size=ahead))
-            )
+            yield from self._by_processes(steps)
+            return
+        pool = _new_threads(data.threads)
+        # A second batch is begun while the last samples of the first are made.
+        ahead = data.prefetch_batches
+        options = grain.ReadOptions(num_threads=min(2, ahead), prefetch_buffer_size=ahead)
+        iterator = iter(steps.map(functools.partial(self._attempt, pool=pool)).to_iter_dataset(options))
         try:
             for item in iterator:
                 if isinstance(item, UserError):
                     raise item
                 yield item
         finally:
+            pool.shutdown(wait=False, cancel_futures=True)  # whoever stops does not wait for batches that nobody takes
+            iterator.close()
+
+    def _by_processes(self, steps: Any) -> Generator[Batch]:
+        data = self.sample.data
+        if not flags.FLAGS.is_parsed():
+            flags.FLAGS.mark_as_parsed()  # Grain's workers ask for flags that only absl's own `app.run` parses
+        workers = min(data.processes, len(steps))
+        each = max(1, data.prefetch_batches // workers)
+        options = grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=each)
+        made = steps.map(self._attempt).to_iter_dataset(grain.ReadOptions(num_threads=1, prefetch_buffer_size=1))
+        iterator = iter(made.mp_prefetch(options, _start_worker))
+        try:
+            for item in iterator:
+                if isinstance(item, UserError):
+                    raise item
+                yield item
+        except RuntimeError as error:
+            reason = str(error).splitlines()[0]
+            raise UserError(f"a worker process of the loader ended ({reason}); start again, it will go on") from error
+        finally:
             iterator.close()
 
 
-@functools.lru_cache(maxsize=4)
-def _threads(count: int) -> ThreadPoolExecutor:
+def _new_threads(count: int) -> ThreadPoolExecutor:
     # OpenCV's own threads would compete with these.
     return ThreadPoolExecutor(count, "sample", initializer=cv2.setNumThreads, initargs=(1,))
+
+
+_threads = functools.lru_cache(maxsize=4)(_new_threads)
 
 
 def _start_worker(worker: int, workers: int) -> None:
@@ -177,6 +191,7 @@ def make_loader(
     token_lengths: Sequence[Mapping[str, int]],
     weights: Sequence[float] = (1.0,),
     rows: Sequence[int] = (),
+    names: tuple[str, str] = ("data", "global_batch_size"),
 ) -> Loader:
     """A loader for a training split, or for a mixture of several.
 
@@ -191,6 +206,7 @@ def make_loader(
         whole context. What every process reads from the manifest decides the length, never one process's own batch.
       weights: share of each dataset in the batches.
       rows: that this process makes; all if not given.
+      names: of the settings and of the batch size in a config, for messages.
 
     Raises:
       UsageError: a text type is none, or a weight is not above 0.
@@ -199,14 +215,14 @@ def make_loader(
     unknown = [name for name in data.text_types if name not in TEXT_TYPES_OF_RECORDS]
     if unknown:
         known = ", ".join(TEXT_TYPES_OF_RECORDS)
-        raise UsageError(f"data.text_types has {unknown[0]!r}; the caption types are {known}")
+        raise UsageError(f"{names[0]}.text_types has {unknown[0]!r}; the caption types are {known}")
     records = sum(len(source) for source in sources)
     if records < global_batch_size:
         raise UserError(
-            f"global_batch_size {global_batch_size} is larger than the {records} records of the data; "
-            "choose a smaller batch"
+            f"{names[1]} {global_batch_size} is larger than the {records} records of the data; choose a smaller batch"
         )
-    longest = max(lengths.get(name, context_length) for lengths in token_lengths for name in data.text_types)
+    types = {*data.text_types, *(["taxon_com"] if FREE_CAPTION in data.text_types else [])}  # which stands in for it
+    longest = max(lengths.get(name, context_length) for lengths in token_lengths for name in types)
     orders = [
         Order(len(source), seed + 2**32 * place, data.block_size, data.with_replacement)
         for place, source in enumerate(sources)

@@ -145,7 +145,8 @@ def _mix(z: np.ndarray) -> np.ndarray:
 
 
 def _drawn(seed: int, place: int, count: int) -> int:
-    return int(uniforms(seed, np.array([place]), 1)[0, 0] * count)
+    # Another stream than that of the crops, which would depend on the record.
+    return int(uniforms(_epoch_seed(seed, 2**31), np.array([place]), 1)[0, 0] * count)
 
 
 def _shuffled(index: int, count: int, seed: int) -> int:
@@ -162,7 +163,7 @@ def _permutation(count: int, seed: int) -> np.ndarray:
 
 @functools.lru_cache(maxsize=256)
 def _epoch_seed(seed: int, epoch: int) -> int:
-    return int(np.random.SeedSequence([seed, epoch]).generate_state(1)[0])
+    return int(np.random.SeedSequence(seed, spawn_key=(epoch,)).generate_state(1)[0])
 
 
 @functools.lru_cache(maxsize=16)

@@ -21,6 +21,7 @@ from bioclip_jax.text.tokenizer import Tokenizer
 FREE_CAPTION = "caption"
 """The text type that reads a record's own `caption` (BioCAP, LAION); where it has none, its `taxon_com`."""
 TEXT_TYPES_OF_RECORDS = (*ALL_TEXT_TYPES, FREE_CAPTION)
+_NAMELESS = Taxon()
 _FLIP, _TEXT_TYPE = images.CROP_DRAWS, images.CROP_DRAWS + 1
 _DRAWS = images.CROP_DRAWS + 2
 
@@ -101,24 +102,33 @@ class Sample:
             record = source[index]
         except BadRecord as error:
             return Replaced(error.key, error.reason)
+        except UserError:
+            raise
+        except Exception as error:
+            raise UserError(f"record {index}: the source raised {type(error).__name__}: {error}") from error
+        photo, taxon, key = record.get("image"), Taxon.from_record(record), str(record.get("key", index))
+        if not isinstance(photo, bytes | np.ndarray):
+            return Replaced(key, "no image")
+        if taxon == _NAMELESS and not record.get("caption"):
+            return Replaced(key, "no name at any rank")
         try:
-            images.training_image(record["image"], draws, image, self.data.crop_scale, self.data.crop_ratio)
+            images.training_image(photo, draws, image, self.data.crop_scale, self.data.crop_ratio)
         except images.ImageError as error:
-            return Replaced(str(record["key"]), f"image {error.reason}")
+            return Replaced(key, f"image {error.reason}")
         if self.data.horizontal_flip and draws[_FLIP] < 0.5:
             image[:] = image[:, ::-1].copy()
         if not text_type:
             types = self.data.text_types
             text_type = types[int(draws[_TEXT_TYPE] * len(types))]
-        tokens[:] = self._tokens(record, text_type)
+        tokens[:] = self._tokens(record, taxon, text_type)
         return None
 
-    def _tokens(self, record: Record, text_type: str) -> np.ndarray:
+    def _tokens(self, record: Record, taxon: Taxon, text_type: str) -> np.ndarray:
         if text_type == FREE_CAPTION:
             if text := record.get("caption", ""):
                 return _tokenizer(self.context_length)([text])[0, : self.tokens]
             text_type = "taxon_com"
-        return _caption_tokens(Taxon.from_record(record), text_type, self.context_length, self.tokens)
+        return _caption_tokens(taxon, text_type, self.context_length, self.tokens)
 
 
 @functools.lru_cache(maxsize=2**17)  # of 300 bytes and a taxon each

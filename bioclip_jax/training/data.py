@@ -57,8 +57,8 @@ def dataset_note(config: TrainConfig) -> tuple[str, str] | None:
 
 
 def _loader(config: TrainConfig, data: DataConfig, field: str, rows: int, seed: int, mesh: Mesh) -> Loader:
+    batch = "global_batch_size" if field == "data" else "replay_batch_size"
     if rows % mesh.size:
-        batch = "global_batch_size" if field == "data" else "replay_batch_size"
         raise UsageError(f"{batch} {rows} does not divide over {mesh.size} devices")
     return make_loader(
         [_source(one, field, _cache(data)) for one in data.datasets],
@@ -70,6 +70,7 @@ def _loader(config: TrainConfig, data: DataConfig, field: str, rows: int, seed: 
         token_lengths=[_token_lengths(one.dataset) for one in data.datasets],
         weights=[one.weight for one in data.datasets],
         rows=rows_here(batch_sharding(mesh), rows),
+        names=(field, batch),
     )
 
 
@@ -81,6 +82,8 @@ def _source(one: DatasetConfig, field: str, cache: FileCache) -> RecordSource:
     splits = open_dataset(one.dataset, one.arguments, cache)
     if one.split not in splits:
         raise UsageError(f"{field}.split {one.split!r} is not one of {', '.join(splits)} in {one.dataset}")
+    if not len(splits[one.split]):
+        raise UsageError(f"{field}.split {one.split!r} of {one.dataset} has no records")
     return splits[one.split]
 
 

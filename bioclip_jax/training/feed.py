@@ -19,9 +19,9 @@ class Placed(NamedTuple):
     """The rows of a step, on the devices."""
 
     streams: dict[str, dict[str, jax.Array]]
-    samples: int
-    """Rows that this process made."""
-    replaced: tuple[Replaced, ...]
+    samples: dict[str, int]
+    """Rows of each stream that this process made."""
+    replaced: dict[str, tuple[Replaced, ...]]
     """Records of them that could not be used."""
 
 
@@ -87,8 +87,8 @@ def _place(batch: Mapping[str, Batch], sharding: jax.sharding.Sharding) -> Place
     }
     return Placed(
         streams,
-        sum(len(one.image) for one in batch.values()),
-        tuple(replaced for one in batch.values() for replaced in one.replaced),
+        {name: len(one.image) for name, one in batch.items()},
+        {name: one.replaced for name, one in batch.items()},
     )
 
 

@@ -120,8 +120,8 @@ class _Run:
         self.checkpoints, self.metrics = checkpoints, metrics
         self.pairs = sum(loader.global_batch_size for loader in streams.values())
         self.flops = step_flops(config, streams)
-        self.bad = BadSamples(config.data.max_bad_share)
-        self.told = 0
+        self.bad = {name: BadSamples(loader.sample.data.max_bad_share) for name, loader in streams.items()}
+        self.told = dict.fromkeys(streams, 0)
         self.peak = peak_flops()
         self.progress = StepProgress(config, console)
         self.stop_requested = False
@@ -140,7 +140,8 @@ class _Run:
                     waiting = time.perf_counter()
                     try:
                         batch = next(feed)
-                        self.bad.add(batch.samples, batch.replaced)
+                        for name, bad in self.bad.items():
+                            bad.add(batch.samples[name], batch.replaced[name])
                     except UserError:
                         # A process that saved alone would wait for the others.
                         if pending is not None and jax.process_count() == 1:
@@ -150,7 +151,7 @@ class _Run:
                     state, values = self.program.step(state, batch.streams)
                     # The figures of the step before are fetched while this one computes.
                     self._record(pending)
-                    pending = (step, len(batch.replaced), values)
+                    pending = (step, sum(map(len, batch.replaced.values())), values)
                     done, stop = step + 1, self.stop_requested
                     if self.checkpoints.due(done) or done == total or stop:
                         self._save(state, done, pending)
@@ -196,9 +197,10 @@ class _Run:
         figures["seconds"] = seconds
         self.metrics.write(step, figures)
         self.progress.advance(step, figures)
-        if self.bad.count > 2 * self.told:  # at 1, 3, 7, ... of them: the metrics have all
-            self.told = self.bad.count
-            self.progress.say(self.bad.in_words())
+        for name, bad in self.bad.items():
+            if bad.count > 2 * self.told[name]:  # at 1, 3, 7, ... of them: the metrics have all
+                self.told[name] = bad.count
+                self.progress.say(f"{name}: {bad.in_words()}")
 
     def _listen(self) -> dict[int, Any]:
         """The first Ctrl-C or SIGTERM ends the run after its step; a second Ctrl-C ends it at once."""

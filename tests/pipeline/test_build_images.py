@@ -163,3 +163,8 @@ def test_shrinking_averages_all_pixels():
 def test_options_that_make_no_sense_are_usage_errors(options):
     with pytest.raises(UsageError, match=next(iter(options))):
         ImageOptions(**options)
+
+
+def test_a_geometry_without_a_size_is_refused():
+    with pytest.raises(UsageError, match="--geometry squash: says how to --resize"):
+        ImageOptions(geometry="squash")

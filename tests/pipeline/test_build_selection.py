@@ -273,7 +273,7 @@ def test_every_option_makes_another_dataset(run, tmp_path, list_source, record, 
         {"exclude": (tmp_path / "evaluation.jpg",)},
         {"shard_bytes": 9_000},
         *({"images": ImageOptions(**one)} for one in ({"resize": 500}, {"quality": 90}, {"check": "header"})),
-        {"images": ImageOptions(geometry="squash")},
+        {"images": ImageOptions(resize=500, geometry="squash")},
     ):
         with pytest.raises(UsageError, match="another source or with other options"):
             run({"train": list_source(entries)}, **options)

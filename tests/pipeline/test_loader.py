@@ -1,6 +1,7 @@
 """Which record stands where is a pure function of (seed, step, row)."""
 
 import dataclasses
+import threading
 
 import numpy as np
 import pytest
@@ -16,11 +17,12 @@ from bioclip_jax.pipeline.order import Order
 from bioclip_jax.pipeline.record import BadRecord
 from bioclip_jax.text.captions import TEXT_TYPES, caption, text_type_of_step
 from bioclip_jax.text.taxonomy import Taxon
-from bioclip_jax.text.tokenizer import Tokenizer
+from bioclip_jax.text.tokenizer import END_OF_TEXT, Tokenizer
 
 pytestmark = pytest.mark.core
 
 BATCH = 8
+NAMELESS = dict.fromkeys(("species", "genus", "class", "kingdom", "scientific_name", "common_name"), "")
 
 
 @pytest.fixture
@@ -195,3 +197,52 @@ def test_too_many_bad_samples_stop_the_run_and_a_few_do_not():
     bad.add(0, [Replaced("photo 9", "image corrupt")] * 12)
     with pytest.raises(UserError, match=r"21 of 1,008 samples .*13 image corrupt, 8 image truncated; first 'photo 0'"):
         bad.add(0, [Replaced("photo 9", "image corrupt")])
+
+
+def test_a_caption_that_stands_in_for_a_missing_one_keeps_its_end(list_source, record):
+    source = list_source([record(i, caption="wet" if i % 2 else "") for i in range(BATCH)])
+    lengths = [{"caption": 3, "taxon_com": 20}]
+    options = {"image_size": 16, "context_length": 77, "global_batch_size": BATCH, "seed": 0, "token_lengths": lengths}
+    batch = batches(make_loader([source], DataConfig(text_types=("caption",)), **options), 0, 1)[0]
+    assert (batch.tokens == END_OF_TEXT).any(axis=1).all()
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"), [({"image": None}, "no image"), (NAMELESS, "no name at any rank")], ids=["image", "name"]
+)
+def test_a_record_of_a_careless_recipe_is_replaced(list_source, record, changes, reason):
+    source = list_source([record(0, **changes)] + [record(i) for i in range(1, BATCH)])
+    (replaced,) = batches(loader(source), 0, 1)[0].replaced
+    assert replaced.key == "photo 0"
+    assert replaced.reason.startswith(reason)
+
+
+def test_a_recipe_that_fails_is_one_line(list_source, record):
+    source = list_source([record(i) for i in range(BATCH - 1)] + [ValueError("oops")])
+    with pytest.raises(UserError, match=r"^record 7: the source raised ValueError: oops$"):
+        batches(loader(source), 0, 1)
+
+
+def test_whoever_stops_does_not_wait_for_batches_that_nobody_takes(source):
+    """Three hundred records of a slow source are begun; the first few are all that is read once it is closed."""
+    read, go = [], threading.Event()
+
+    class Slow:
+        def __len__(self):
+            return 20
+
+        def __getitem__(self, index):
+            if len(read) >= BATCH:
+                go.wait(60)
+            read.append(index)
+            return source[index]
+
+    data = DataConfig(threads=1, prefetch_batches=40)
+    made = loader(Slow(), data=data).batches(0, 40)
+    next(made)
+    closing = threading.Thread(target=made.close)
+    closing.start()
+    go.set()
+    closing.join(60)
+    assert not closing.is_alive()
+    assert len(read) < 40 * BATCH

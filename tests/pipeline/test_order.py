@@ -136,3 +136,15 @@ def test_orders_that_cannot_be_are_refused(arguments):
 def test_weights_that_are_none_are_refused(weight):
     with pytest.raises(UsageError, match="weights"):
         Mixture([Order(3, 0), Order(3, 0)], [1, weight])
+
+
+def test_records_drawn_with_replacement_do_not_decide_their_crops():
+    records = np.array([Order(1000, 5, replacement=True)[place] for place in range(2000)])
+    crops = uniforms(5, np.arange(2000), 24)
+    assert max(abs(np.corrcoef(records, crops[:, draw])[0, 1]) for draw in range(24)) < 0.1
+
+
+def test_datasets_and_epochs_have_permutations_of_their_own():
+    orders = [Order(50, seed) for seed in (5, 5 + 2**32, 5 + 2**40)]
+    epochs = {tuple(order[50 * epoch + place] for place in range(50)) for order in orders for epoch in (0, 1, 256)}
+    assert len(epochs) == 9

@@ -114,8 +114,8 @@ def test_bad_samples_are_counted_named_and_past_the_limit_the_run_stops(config, 
     counts = [row["replaced_samples"] for row in figures(tmp_path / "a")]
     assert sum(counts) > 1
     assert "it is round; first 'square " in shown
-    strict = dataclasses.replace(run, total_steps=40, data=dataclasses.replace(run.data, max_bad_share=0.01))
-    with pytest.raises(UserError, match=r"samples could not be used \(\d+ it is round.*data.max_bad_share 0.01"):
+    strict = dataclasses.replace(run, total_steps=40, replay=dataclasses.replace(replay, max_bad_share=0.01))
+    with pytest.raises(UserError, match=r"samples could not be used \(\d+ it is round.*more than max_bad_share 0.01"):
         said(strict, tmp_path / "b")
     done = len(figures(tmp_path / "b"))
     assert finished_steps(tmp_path / "b") == [done]
