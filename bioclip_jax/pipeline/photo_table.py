@@ -123,8 +123,10 @@ def read_image(images: Path, name: str, key: str) -> bytes:
         return (images / path).read_bytes()
     except FileNotFoundError:
         raise BadRecord(key, f"file is missing: {name}") from None
-    except (OSError, ValueError) as error:  # ValueError: a NUL in the name
-        raise BadRecord(key, f"file cannot be read: {getattr(error, 'strerror', None) or error}") from None
+    except OSError as error:
+        raise BadRecord(key, f"file cannot be read: {error.strerror or error}") from None
+    except ValueError:  # Python's own words for it differ by version
+        raise BadRecord(key, "file cannot be read: embedded null byte") from None
 
 
 def degrees(text: str, limit: float) -> float:
