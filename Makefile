@@ -65,7 +65,7 @@ format: $(VENV)/.dev ## write the style that lint asks for
 
 clean: ## remove what make made: environments, the demo, caches
 	rm -rf .venv .venv-* $(VENV) $(VENV)-beam demo demo-small build dist *.egg-info
-	rm -rf .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
+	rm -rf .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
 	find $(SOURCES) -name __pycache__ -prune -exec rm -rf {} +
 
 # An environment grows: what the demo needs, what the tests and lint need besides, and PyTorch for the whole suite.
