@@ -34,6 +34,11 @@ def cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "bioclip_jax"
 
 
+def files_folder() -> Path:
+    """Where copies go if no folder is given: apart from the indexes of tars, which no cache may remove."""
+    return cache_folder() / "files"
+
+
 class FileCache:
     """Copies of remote files in a local folder. Safe to use from many threads and processes; it can be pickled.
 

@@ -16,7 +16,7 @@ from array_record.python.array_record_module import ArrayRecordReader
 from bioclip_jax.errors import UsageError, UserError
 from bioclip_jax.pipeline.about import About
 from bioclip_jax.pipeline.descriptors import file_limit
-from bioclip_jax.pipeline.file_cache import FileCache, cache_folder
+from bioclip_jax.pipeline.file_cache import FileCache, files_folder
 from bioclip_jax.pipeline.manifest import ShardFile, read_manifest
 from bioclip_jax.pipeline.record import BadRecord, Record, RecordSource
 from bioclip_jax.pipeline.shards import decode_example
@@ -43,7 +43,7 @@ class ShardedSource:
 
     def __init__(self, directory: str | os.PathLike[str], files: Sequence[ShardFile], cache: FileCache | None = None):
         full = [file for file in files if file.records]
-        self._cache = cache or FileCache(cache_folder())
+        self._cache = cache or FileCache(files_folder())
         self._paths = [join(os.fspath(directory), file.name) for file in full]
         self._ends = list(accumulate(file.records for file in full))
         self._largest = max((file.records for file in full), default=0)

@@ -26,7 +26,7 @@ from rich.console import Console
 
 from bioclip_jax.errors import UsageError, UserError
 from bioclip_jax.pipeline.descriptors import file_limit
-from bioclip_jax.pipeline.file_cache import FileCache, cache_folder
+from bioclip_jax.pipeline.file_cache import FileCache, files_folder
 from bioclip_jax.pipeline.read_ahead import ReadableFile, ReadAhead, ReadAheadFile
 from bioclip_jax.pipeline.record import BadRecord, Record
 from bioclip_jax.pipeline.storage import FileStatus, is_remote
@@ -272,7 +272,7 @@ def open_tars(
 
 def _local_table(path: StrPath, patience: Patience) -> Path:
     if isinstance(path, str) and is_remote(path):
-        return FileCache(cache_folder() / "files", patience=patience).local(path)
+        return FileCache(files_folder(), patience=patience).local(path)
     return Path(path).expanduser()
 
 

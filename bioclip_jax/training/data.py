@@ -10,7 +10,7 @@ from jax.sharding import Mesh
 from bioclip_jax.config import DataConfig, DatasetConfig, TrainConfig
 from bioclip_jax.errors import UsageError
 from bioclip_jax.parallel.sharding import batch_sharding, rows_here
-from bioclip_jax.pipeline.file_cache import FileCache, cache_folder
+from bioclip_jax.pipeline.file_cache import FileCache, files_folder
 from bioclip_jax.pipeline.loader import Batch, Loader, make_loader, require_vocabulary
 from bioclip_jax.pipeline.manifest import read_manifest
 from bioclip_jax.pipeline.readers import is_recipe, open_dataset
@@ -75,7 +75,7 @@ def _loader(config: TrainConfig, data: DataConfig, field: str, rows: int, seed: 
 
 
 def _cache(data: DataConfig) -> FileCache:
-    return FileCache(data.cache_folder or cache_folder(), data.cache_bytes or None)
+    return FileCache(data.cache_folder or files_folder(), data.cache_bytes or None)
 
 
 def _source(one: DatasetConfig, field: str, cache: FileCache) -> RecordSource:

@@ -4,7 +4,7 @@ import pytest
 
 from bioclip_jax.errors import UsageError, UserError
 from bioclip_jax.pipeline.build import build
-from bioclip_jax.pipeline.file_cache import FileCache
+from bioclip_jax.pipeline.file_cache import FileCache, files_folder
 from bioclip_jax.pipeline.readers import open_dataset
 from bioclip_jax.text.taxonomy import RANKS
 
@@ -60,3 +60,13 @@ def test_what_is_missing_is_named(dataset, object_store):
         open_dataset("gs://bucket/set")
     with pytest.raises(UsageError, match="gs://bucket/nothing is not a dataset directory"):
         open_dataset("gs://bucket/nothing")
+
+
+def test_a_small_default_cache_leaves_the_indexes_of_tars_alone(dataset, object_store, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "user"))
+    index = tmp_path / "user" / "bioclip_jax" / "indexes" / "s3" / "a.tar.index"
+    index.parent.mkdir(parents=True)
+    index.write_bytes(bytes(1000))
+    source = open_dataset("s3://bucket/set", cache=FileCache(files_folder(), limit_bytes=1, keep=1))["train"]
+    assert [source[i]["key"] for i in range(30)] == [str(i) for i in range(30)]
+    assert index.read_bytes() == bytes(1000)
