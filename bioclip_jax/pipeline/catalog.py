@@ -5,8 +5,7 @@ Tables are read in pieces, and a row whose image is not there takes no memory; o
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,10 +17,9 @@ from rich.console import Console
 
 from bioclip_jax.errors import UsageError, UserError
 from bioclip_jax.pipeline.crawled import canonical_key
-from bioclip_jax.pipeline.progress import RecordProgress
-from bioclip_jax.pipeline.tables import find_columns, read_table, text_column
+from bioclip_jax.pipeline.tables import find_columns, read_pieces, read_table, text_column
 from bioclip_jax.pipeline.tar_samples import key_hash
-from bioclip_jax.pipeline.taxonomy_table import TaxonomyTable
+from bioclip_jax.pipeline.taxonomy_table import TaxonomyTable, is_among
 from bioclip_jax.text.taxonomy import RANKS
 
 _FIELDS = (*RANKS, "scientific_name", "common_name", "source", "source_id", "license", "image_type")
@@ -75,7 +73,7 @@ def read_catalog(
     """
     images = np.unique(images)
     total, hashes, kept, missing = 0, [np.zeros(0, np.uint64)], [], [pa.array([], pa.large_string())]
-    for piece in _pieces(path, _catalog_columns, "reading the catalog", console):
+    for piece in read_pieces(path, _catalog_columns, "reading the catalog", console):
         keys = text_column(piece, "key")
         found, here = _lookup(keys, images, written)
         hashes.append(found[here])
@@ -128,12 +126,8 @@ def _lookup(keys: pa.Array, wanted: np.ndarray, written: Callable[[str], str]) -
     """Hashes of the keys, and whether each is among the sorted hashes `wanted`; an empty key never is."""
     texts = keys.to_pylist()
     hashes = np.fromiter((key_hash(written(key).encode()) for key in texts), np.uint64, len(texts))
-    if not len(wanted):
-        return hashes, np.zeros(len(texts), bool)
-    # Searching costs little; `numpy.isin` would sort all that is wanted for each piece.
-    place = np.minimum(np.searchsorted(wanted, hashes), len(wanted) - 1)
     filled = np.fromiter(map(bool, texts), bool, len(texts))
-    return hashes, (wanted[place] == hashes) & filled
+    return hashes, is_among(hashes, wanted) & filled
 
 
 def _licenses(
@@ -141,7 +135,7 @@ def _licenses(
 ) -> pa.DictionaryArray:
     """The licence of each key; '' where the table has none. Of rows with the same key the first counts."""
     codes, names = np.zeros(len(hashes), np.int32), {"": 0}
-    for piece in _pieces(path, _license_columns, "reading licences", console):
+    for piece in read_pieces(path, _license_columns, "reading licences", console):
         found, here = _lookup(text_column(piece, "key"), hashes, written)
         rows = piece.filter(pa.array(here))
         places = np.searchsorted(hashes, found[here])
@@ -172,29 +166,3 @@ def _license_columns(names: list[str], path: Path) -> dict[str, str]:
             f"{', '.join(names)}"
         )
     return {field: name for field, name in (("key", key), ("license", license_), ("link", link)) if name}
-
-
-def _pieces(
-    path: Path, choose: Callable[[list[str], Path], dict[str, str]], action: str, console: Console | None
-) -> Iterator[pa.Table]:
-    """The chosen columns of a table, called by their fields, in parts."""
-    try:
-        with path.open("rb") as file:
-            parquet = file.read(4) == b"PAR1"
-    except OSError:
-        parquet = False  # `read_table` says what is wrong
-    if not parquet:
-        table, _ = read_table(path)
-        names = choose(table.column_names, path)
-        yield table.select(list(names.values())).rename_columns(list(names))
-        return
-    try:
-        with pyarrow.parquet.ParquetFile(path) as content:
-            names = choose(content.schema_arrow.names, path)
-            with RecordProgress(content.metadata.num_rows, action, console, unit="rows") as progress:
-                for batch in content.iter_batches(columns=list(names.values())):
-                    yield pa.Table.from_batches([batch]).select(list(names.values())).rename_columns(list(names))
-                    progress.advance(batch.num_rows)
-    except (pa.ArrowException, OSError) as error:
-        reason = re.split(r"[\r\n]", str(error), maxsplit=1)[0]
-        raise UserError(f"table {path} cannot be read as Parquet ({reason}); fetch it again") from error

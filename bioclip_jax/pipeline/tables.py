@@ -6,15 +6,17 @@ import codecs
 import csv
 import io
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv
 import pyarrow.parquet
+from rich.console import Console
 
 from bioclip_jax.errors import UsageError, UserError
+from bioclip_jax.pipeline.progress import RecordProgress
 from bioclip_jax.text.taxonomy import RANKS
 
 COLUMN_NAMES: Mapping[str, tuple[str, ...]] = {
@@ -70,6 +72,43 @@ def read_table(path: Path) -> tuple[pa.Table, list[str]]:
         rows = f"no row with the {table.num_columns} columns of its header" if ragged else "no rows"
         raise UserError(f"table {path} has {rows}")
     return table, ragged
+
+
+def read_pieces(
+    path: Path, choose: Callable[[list[str], Path], dict[str, str]], action: str, console: Console | None
+) -> Iterator[pa.Table]:
+    """The chosen columns of a CSV or Parquet file in parts, each column called by its field.
+
+    Args:
+      path: of the table.
+      choose: from the names of its columns and its path, which column holds which field.
+      action: what the progress is called, such as 'reading the catalog'.
+      console: for the progress; standard error if not given.
+
+    Raises:
+      UsageError: there is no such file, or `choose` finds no columns.
+      UserError: it cannot be read.
+    """
+    try:
+        with path.open("rb") as file:
+            parquet = file.read(4) == b"PAR1"
+    except OSError:
+        parquet = False  # `read_table` says what is wrong
+    if not parquet:
+        table, _ = read_table(path)
+        names = choose(table.column_names, path)
+        yield table.select(list(names.values())).rename_columns(list(names))
+        return
+    try:
+        with pyarrow.parquet.ParquetFile(path) as content:
+            names = choose(content.schema_arrow.names, path)
+            with RecordProgress(content.metadata.num_rows, action, console, unit="rows") as progress:
+                for batch in content.iter_batches(columns=list(names.values())):
+                    yield pa.Table.from_batches([batch]).select(list(names.values())).rename_columns(list(names))
+                    progress.advance(batch.num_rows)
+    except (pa.ArrowException, OSError) as error:
+        reason = re.split(r"[\r\n]", str(error), maxsplit=1)[0]
+        raise UserError(f"table {path} cannot be read as Parquet ({reason}); fetch it again") from error
 
 
 def find_columns(names: Sequence[str], mapping: Mapping[str, str], table: Path) -> dict[str, str]:

@@ -266,7 +266,7 @@ def open_tars(
         return source
     if isinstance(taxonomy, str | os.PathLike):
         keys = None if IN_FOLDER in source.notes else source.key_hashes()
-        taxonomy = read_taxonomy(_local_table(taxonomy, patience), keys)
+        taxonomy = read_taxonomy(_local_table(taxonomy, patience), keys, console)
     return make(taxonomy=taxonomy)
 
 

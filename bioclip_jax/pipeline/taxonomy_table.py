@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet
+from rich.console import Console
 
-from bioclip_jax.errors import UsageError, UserError
+from bioclip_jax.errors import UsageError
 from bioclip_jax.pipeline.photo_table import cell
-from bioclip_jax.pipeline.tables import find_columns, read_table, text_column
+from bioclip_jax.pipeline.tables import find_columns, read_pieces, text_column
 from bioclip_jax.pipeline.tar_samples import key_hash
 from bioclip_jax.pipeline.tar_texts import epithet
 from bioclip_jax.text.taxonomy import RANKS
@@ -45,7 +44,16 @@ class TaxonomyTable:
         return fields
 
 
-def read_taxonomy(path: Path, keys: np.ndarray | None = None) -> TaxonomyTable:
+def is_among(hashes: np.ndarray, wanted: np.ndarray) -> np.ndarray:
+    """Whether each of these is among the sorted `wanted`; `numpy.isin` would sort what is wanted each time."""
+    if not len(wanted):
+        return np.zeros(len(hashes), bool)
+    places = np.minimum(np.searchsorted(wanted, hashes), len(wanted) - 1)
+    found: np.ndarray = wanted[places] == hashes
+    return found
+
+
+def read_taxonomy(path: Path, keys: np.ndarray | None = None, console: Console | None = None) -> TaxonomyTable:
     """Reads a Parquet or CSV table with a column `uuid` or `key` and those of `tables.COLUMN_NAMES`.
 
     Parquet is read in pieces; a row that no key asks for takes no memory. Of rows with the same key the first counts.
@@ -53,6 +61,7 @@ def read_taxonomy(path: Path, keys: np.ndarray | None = None) -> TaxonomyTable:
     Args:
       path: of the table.
       keys: uint64, `key_hash` of the keys that will be asked for; all rows are kept if not given.
+      console: for the progress; standard error if not given.
 
     Raises:
       UsageError: there is no such file, or no column holds the keys or any name.
@@ -60,12 +69,11 @@ def read_taxonomy(path: Path, keys: np.ndarray | None = None) -> TaxonomyTable:
     """
     keys = None if keys is None else np.unique(keys)
     kept_hashes, kept = [np.zeros(0, np.uint64)], []
-    for table in _pieces(path):
+    for table in read_pieces(path, _fields, "reading the taxonomy", console):
         key_column = text_column(table, "key")
         hashes = np.fromiter((key_hash(key.encode()) for key in key_column.to_pylist()), np.uint64, table.num_rows)
         if keys is not None:
-            places = np.minimum(np.searchsorted(keys, hashes), len(keys) - 1)  # `np.isin` would sort the keys each time
-            rows = np.flatnonzero(keys[places] == hashes) if len(keys) else np.zeros(0, np.int64)
+            rows = np.flatnonzero(is_among(hashes, keys))
             hashes, table = hashes[rows], table.take(rows)
         kept_hashes.append(hashes)
         # Few names occur often, so a dictionary is small. Keys of observations differ.
@@ -81,27 +89,6 @@ def read_taxonomy(path: Path, keys: np.ndarray | None = None) -> TaxonomyTable:
     hashes, order = np.unique(np.concatenate(kept_hashes), return_index=True)
     everything = pa.concat_tables(kept).unify_dictionaries().combine_chunks().take(order)
     return TaxonomyTable(hashes, {name: everything[name].combine_chunks() for name in everything.column_names})
-
-
-def _pieces(path: Path) -> Iterator[pa.Table]:
-    """The table in parts, its columns called as the fields of a record."""
-    try:
-        with path.open("rb") as file:
-            parquet = file.read(4) == b"PAR1"
-    except OSError:
-        parquet = False
-    if not parquet:
-        table, _ = read_table(path)
-        names = _fields(table.column_names, path)
-        yield table.select(list(names.values())).rename_columns(list(names))
-        return
-    try:
-        with pyarrow.parquet.ParquetFile(path) as content:
-            names = _fields(content.schema_arrow.names, path)
-            for batch in content.iter_batches(columns=list(names.values())):
-                yield pa.Table.from_batches([batch]).select(list(names.values())).rename_columns(list(names))
-    except (pa.ArrowException, OSError) as error:
-        raise UserError(f"table {path} cannot be read as Parquet ({str(error).splitlines()[0]})") from error
 
 
 def _fields(names: list[str], path: Path) -> dict[str, str]:
