@@ -70,18 +70,31 @@ class PhotoTable:
         if taxon == Taxon():
             raise BadRecord(key, "no name at any rank")
         attributes = {name: cell(column, row) for name, column in self._attributes.items()}
-        return {
-            "key": key,
-            "image": read_image(self._images, text["filepath"], key),
-            **dict(zip(RANKS, taxon.ranks, strict=True)),
-            "scientific_name": taxon.scientific_name,
-            "common_name": taxon.common_name,
-            "source": text.get("source") or self._source,
-            **{field: text[field] for field in ("source_id", "license", "image_type") if field in text},
-            "latitude": degrees(text.get("latitude", ""), 90),
-            "longitude": degrees(text.get("longitude", ""), 180),
-            "attributes": json.dumps(attributes, ensure_ascii=False) if attributes else "",
-        }
+        image = read_image(self._images, text["filepath"], key)
+        return record_of(key, image, taxon, {**text, "source": text.get("source") or self._source}, attributes)
+
+
+def record_of(key: str, image: bytes, taxon: Taxon, text: Mapping[str, str], attributes: Mapping[str, str]) -> Record:
+    """A record from the texts of a row.
+
+    Args:
+      key: of the record.
+      image: encoded.
+      taxon: what it shows.
+      text: `source`, `source_id`, `license`, `image_type`, `latitude` and `longitude`, where they are known.
+      attributes: further columns by name.
+    """
+    return {
+        "key": key,
+        "image": image,
+        **dict(zip(RANKS, taxon.ranks, strict=True)),
+        "scientific_name": taxon.scientific_name,
+        "common_name": taxon.common_name,
+        **{field: text[field] for field in ("source", "source_id", "license", "image_type") if field in text},
+        "latitude": degrees(text.get("latitude", ""), 90),
+        "longitude": degrees(text.get("longitude", ""), 180),
+        "attributes": json.dumps(attributes, ensure_ascii=False) if attributes else "",
+    }
 
 
 def cell(column: pa.Array, row: int) -> str:

@@ -19,11 +19,11 @@ import tensorflow_datasets as tfds
 from array_record.python.array_record_data_source import ArrayRecordDataSource
 
 from bioclip_jax.errors import UsageError, UserError
-from bioclip_jax.pipeline.photo_table import degrees, tidy_taxon
+from bioclip_jax.pipeline.photo_table import record_of, tidy_taxon
 from bioclip_jax.pipeline.record import REQUIRED_TEXT_FIELDS, BadRecord, Record
 from bioclip_jax.pipeline.shards import decode_example, parse_example
 from bioclip_jax.pipeline.tfds_features import Features, LabelNames, choose_features, flat, text_of
-from bioclip_jax.text.taxonomy import RANKS, Taxon
+from bioclip_jax.text.taxonomy import Taxon
 
 _NAME = re.compile(r"(?P<name>[a-zA-Z]\w*)(/(?P<config>[\w.+-]+))?(:(?P<version>\d+\.\d+\.\d+))?")
 
@@ -82,18 +82,7 @@ class TfdsSource:
         if taxon == Taxon():
             raise BadRecord(key, "no name at any rank")
         attributes = {name: text_of(feature, name, features.names) for name in features.attributes}
-        return {
-            "key": key,
-            "image": images[0],
-            **dict(zip(RANKS, taxon.ranks, strict=True)),
-            "scientific_name": taxon.scientific_name,
-            "common_name": taxon.common_name,
-            "source": text.get("source") or self._source_name,
-            **{field: text[field] for field in ("source_id", "license", "image_type") if field in text},
-            "latitude": degrees(text.get("latitude", ""), 90),
-            "longitude": degrees(text.get("longitude", ""), 180),
-            "attributes": json.dumps(attributes, ensure_ascii=False) if attributes else "",
-        }
+        return record_of(key, images[0], taxon, {**text, "source": text.get("source") or self._source_name}, attributes)
 
 
 def open_tfds(
