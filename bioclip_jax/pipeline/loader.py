@@ -26,7 +26,7 @@ from bioclip_jax.errors import UsageError, UserError
 from bioclip_jax.pipeline.bad_samples import Replaced
 from bioclip_jax.pipeline.order import Mixture, Order, place_of
 from bioclip_jax.pipeline.record import RecordSource
-from bioclip_jax.pipeline.sample import FREE_CAPTION, TEXT_TYPES_OF_RECORDS, Sample
+from bioclip_jax.pipeline.sample import FREE_CAPTION, TEXT_TYPES_OF_RECORDS, Row, Sample
 from bioclip_jax.text.tokenizer import VOCABULARY_SIZE
 
 TOKEN_BUCKETS = (16, 32, 48, 64, 77)
@@ -100,7 +100,7 @@ class Loader:
         for row, place, draws in zip(part, places, self.sample.draws(places), strict=True):
             dataset, record = self.order[place]
             source = self.sources[dataset]
-            one = self.sample.write(source, record, text_type, draws, batch.image[row], batch.tokens[row])
+            one = self.sample.write(source, record, Row(text_type, draws, batch.image[row], batch.tokens[row]))
             if one is not None:
                 replaced.append(one)
         return replaced

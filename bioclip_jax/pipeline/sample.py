@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 
@@ -24,6 +25,19 @@ TEXT_TYPES_OF_RECORDS = (*ALL_TEXT_TYPES, FREE_CAPTION)
 _NAMELESS = Taxon()
 _FLIP, _TEXT_TYPE = images.CROP_DRAWS, images.CROP_DRAWS + 1
 _DRAWS = images.CROP_DRAWS + 2
+
+
+class Row(NamedTuple):
+    """A row of a batch, to be written."""
+
+    text_type: str
+    """What `Sample.text_type` gives for the step."""
+    draws: Sequence[float]
+    """Random numbers of its place."""
+    image: np.ndarray
+    """uint8 [size, size, 3]."""
+    tokens: np.ndarray
+    """int32 [tokens]."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,24 +67,13 @@ class Sample:
         """The caption type of a step's whole batch; '' where each sample draws its own."""
         return "" if self.data.text_type_per_sample else text_type_of_step(step, self.data.text_types)
 
-    def write(
-        self,
-        source: RecordSource,
-        index: int,
-        text_type: str,
-        draws: Sequence[float],
-        image: np.ndarray,
-        tokens: np.ndarray,
-    ) -> Replaced | None:
+    def write(self, source: RecordSource, index: int, row: Row) -> Replaced | None:
         """Writes one sample into its row of a batch; where its record cannot be used, the next of its `neighbours`.
 
         Args:
           source: of the record.
           index: of the record.
-          text_type: what `text_type` gives for the step.
-          draws: of its place.
-          image: uint8 [size, size, 3], written to.
-          tokens: int32 [tokens], written to.
+          row: of the batch.
 
         Returns:
           the record that was replaced, if it was.
@@ -78,26 +81,18 @@ class Sample:
         Raises:
           UserError: the source fails, or no neighbour can be used either.
         """
-        replaced = self._write(source, index, text_type, draws, image, tokens)
+        replaced = self._write(source, index, row)
         if replaced is None:
             return None
         others = neighbours(index, len(source))
-        if not any(self._write(source, other, text_type, draws, image, tokens) is None for other in others):
+        if not any(self._write(source, other, row) is None for other in others):
             raise UserError(
                 f"record {replaced.key!r} ({replaced.reason}) and {len(others)} others near it cannot be used; look at "
                 "the data (`bioclip-jax data build` lists what cannot be used)"
             )
         return replaced
 
-    def _write(
-        self,
-        source: RecordSource,
-        index: int,
-        text_type: str,
-        draws: Sequence[float],
-        image: np.ndarray,
-        tokens: np.ndarray,
-    ) -> Replaced | None:
+    def _write(self, source: RecordSource, index: int, row: Row) -> Replaced | None:
         try:
             record = source[index]
         except BadRecord as error:
@@ -112,15 +107,14 @@ class Sample:
         if taxon == _NAMELESS and not record.get("caption"):
             return Replaced(key, "no name at any rank")
         try:
-            images.training_image(photo, draws, image, self.data.crop_scale, self.data.crop_ratio)
+            images.training_image(photo, row.draws, row.image, self.data.crop_scale, self.data.crop_ratio)
         except images.ImageError as error:
             return Replaced(key, f"image {error.reason}")
-        if self.data.horizontal_flip and draws[_FLIP] < 0.5:
-            image[:] = image[:, ::-1].copy()
-        if not text_type:
-            types = self.data.text_types
-            text_type = types[int(draws[_TEXT_TYPE] * len(types))]
-        tokens[:] = self._tokens(record, taxon, text_type)
+        if self.data.horizontal_flip and row.draws[_FLIP] < 0.5:
+            row.image[:] = row.image[:, ::-1].copy()
+        types = self.data.text_types
+        text_type = row.text_type or types[int(row.draws[_TEXT_TYPE] * len(types))]
+        row.tokens[:] = self._tokens(record, taxon, text_type)
         return None
 
     def _tokens(self, record: Record, taxon: Taxon, text_type: str) -> np.ndarray:
