@@ -49,7 +49,7 @@ class Order:
         if not 0 < self.records <= MOST_RECORDS:
             raise UsageError(f"a dataset of {self.records:,} records: from 1 to {MOST_RECORDS:,} can be put in order")
         if self.block_size < 1:
-            raise UsageError(f"data.block_size is {self.block_size}; it has to be above 0")
+            raise UsageError(f"block_size is {self.block_size}; it has to be above 0")
 
     def __getitem__(self, place: int) -> int:
         """The record at `place`, any number from 0."""
@@ -171,10 +171,10 @@ def _period(weights: tuple[float, ...]) -> tuple[np.ndarray, np.ndarray, np.ndar
     """(dataset of each slot, which of the dataset's slots it is, slots of each dataset): evenly interleaved."""
     exact = np.array(weights) / sum(weights) * _SLOTS
     counts = np.maximum(1, np.floor(exact).astype(int))
-    while counts.sum() != _SLOTS:  # by largest remainder
-        counts[np.argmax(exact - counts)] += 1 if counts.sum() < _SLOTS else 0
-        if counts.sum() > _SLOTS:
-            counts[np.argmax(counts)] -= 1
+    while counts.sum() < _SLOTS:  # by largest remainder
+        counts[np.argmax(exact - counts)] += 1
+    while counts.sum() > _SLOTS:  # what the smallest took beyond their share
+        counts[np.argmax(counts)] -= 1
     dataset = np.repeat(np.arange(len(counts)), counts)
     turn = np.concatenate([np.arange(count) for count in counts])
     slots = np.argsort((turn + 0.5) / counts[dataset], kind="stable")
