@@ -5,6 +5,8 @@ class UserError(Exception):
     """Something failed that the message explains: which argument or file, the value it had, what to do. Exit code 1."""
 
     exit_code = 1
+    details: tuple[str, ...] = ()
+    """Further lines, shown below the message, such as what a folder should hold and what it holds."""
 
 
 class UsageError(UserError):

@@ -47,6 +47,17 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec(BATCH_AXES))
 
 
+def split_further(sharding: NamedSharding, leaf: Any, axis: str = "data") -> NamedSharding:
+    """`sharding` of an array with its longest whole dimension split over `axis`, too, if one divides (ZeRO-1)."""
+    spec = [*sharding.spec, *[None] * (len(leaf.shape) - len(sharding.spec))]
+    parts = sharding.mesh.shape[axis]
+    free = [place for place, name in enumerate(spec) if name is None and leaf.shape[place] % parts == 0]
+    if not free or parts == 1:
+        return sharding
+    spec[max(free, key=lambda place: leaf.shape[place])] = axis
+    return NamedSharding(sharding.mesh, PartitionSpec(*spec))
+
+
 def rows_here(sharding: NamedSharding, rows: int) -> list[int]:
     """Which of the first dimension's `rows` lie on this process's devices, ascending."""
     indices = sharding.addressable_devices_indices_map((rows,)).values()

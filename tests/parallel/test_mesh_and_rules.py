@@ -1,4 +1,4 @@
-"""Meshes of the local devices, and the rules that place parameters on them."""
+"""Meshes of devices, and the rules that place parameters on them."""
 
 import jax
 import pytest
@@ -52,3 +52,25 @@ def test_rows_of_a_process_need_not_lie_together():
             return {"b": (slice(2, 4),), "d": (slice(6, None),)}
 
     assert rows_here(SomeDevices(), 8) == [2, 3, 6, 7]
+
+
+class Chip:
+    """A device as far as the arrangement looks at it: one of two slices of 2 x 2 chips."""
+
+    platform, device_kind, core_on_chip = "tpu", "TPU v6 lite", 0
+
+    def __init__(self, index):
+        self.id, self.slice_index, self.process_index = index, index // 4, index // 4
+        self.coords = (index % 4 % 2, index % 4 // 2, 0)
+
+    def __repr__(self):
+        return f"Chip({self.id})"
+
+
+def test_shares_of_the_parameters_stay_within_a_slice_and_replicas_go_over_both():
+    mesh = make_mesh(fsdp=2, devices=[Chip(index) for index in (0, 4, 1, 5, 2, 6, 3, 7)])
+    assert dict(mesh.shape) == {"data": 4, "fsdp": 2}
+    assert [len({chip.slice_index for chip in row}) for row in mesh.devices] == [1, 1, 1, 1]
+    assert {chip.slice_index for chip in mesh.devices[:, 0]} == {0, 1}
+    with pytest.raises(UsageError, match="fsdp is 8, which does not divide the 4 devices of each of the 2 slices"):
+        make_mesh(fsdp=8, devices=[Chip(index) for index in range(8)])
