@@ -12,16 +12,18 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int
 
 from bioclip_jax.config import Attention, CLIPConfig, Precision, RematPolicy
-from bioclip_jax.models import functions
 from bioclip_jax.models.towers import TextTower, VisionTower
 
 Parameters = dict[str, Any]
 """A nested dict of arrays; blocks are stacked, so that a path such as text/blocks/qkv/kernel is one array."""
 
 INITIAL_LOGIT_SCALE = math.log(1 / 0.07)
+INITIAL_SIGMOID_LOGIT_SCALE, INITIAL_LOGIT_BIAS = math.log(10), -10.0
+"""Where the logits have a bias (SigLIP; Zhai et al. 2023, section 3.2)."""
 
 
 class CLIP(nnx.Module):
@@ -36,37 +38,44 @@ class CLIP(nnx.Module):
         param_dtype: Precision = "float32",
         remat_policy: RematPolicy = "none",
         attention: Attention = "xla",
+        mesh: Mesh | None = None,
     ):
-        """`dtype` is the towers' arithmetic, `param_dtype` what is stored and updated."""
+        """`dtype` is the towers' arithmetic, `param_dtype` what is stored and updated.
+
+        `mesh`: what the batch is split over; None leaves that to the compiler, and custom kernels to one device.
+        """
         options: dict[str, Any] = {
             "dtype": jnp.dtype(dtype),
             "param_dtype": jnp.dtype(param_dtype),
             "remat_policy": remat_policy,
             "attention": attention,
+            "mesh": mesh,
             "activation": config.activation,
             "rngs": rngs,
         }
         self.visual = VisionTower(config, **options)
         self.text = TextTower(config, **options)
-        self.logit_scale = nnx.Param(jnp.asarray(INITIAL_LOGIT_SCALE, param_dtype), axes=())
+        scale = INITIAL_SIGMOID_LOGIT_SCALE if config.logit_bias else INITIAL_LOGIT_SCALE
+        self.logit_scale = nnx.Param(jnp.asarray(scale, param_dtype), axes=())
+        if config.logit_bias:
+            self.logit_bias = nnx.Param(jnp.asarray(INITIAL_LOGIT_BIAS, param_dtype), axes=())
 
     def encode_image(
         self, images: Float[Array, "batch height width 3"], *, replay: bool = False
     ) -> Float[Array, "batch embed_dim"]:
         """Normalised photos to features, not L2-normalised; `replay` takes the second projector."""
+        return self.project_image(self.visual.pool(images), replay=replay)
+
+    def project_image(
+        self, pooled: Float[Array, "batch width"], *, replay: bool = False
+    ) -> Float[Array, "batch embed_dim"]:
+        """What `encode_image` does after the tower."""
         proj = self.visual.replay_proj if replay else self.visual.proj
-        return jnp.dot(self.visual.pool(images), proj[...], precision=jax.lax.Precision.HIGHEST)
+        return jnp.dot(pooled, proj[...], precision=jax.lax.Precision.HIGHEST)
 
     def encode_text(self, tokens: Int[Array, "batch tokens"]) -> Float[Array, "batch embed_dim"]:
         """Token ids to features, not L2-normalised."""
         return jnp.dot(self.text.pool(tokens), self.text.proj[...], precision=jax.lax.Precision.HIGHEST)
-
-    def contrast(
-        self, images: Float[Array, "batch height width 3"], tokens: Int[Array, "batch tokens"], *, replay: bool = False
-    ) -> tuple[Float[Array, "batch embed_dim"], Float[Array, "batch embed_dim"]]:
-        """L2-normalised image and text features of paired rows."""
-        image_features = functions.l2_normalize(self.encode_image(images, replay=replay))
-        return image_features, functions.l2_normalize(self.encode_text(tokens))
 
 
 def split(model: CLIP) -> tuple[Any, Parameters]:

@@ -2,46 +2,117 @@
 
 from __future__ import annotations
 
+import functools
+import math
+
 import jax
 import jax.numpy as jnp
+from jax.sharding import Sharding
 from jaxtyping import Array, Float, Int
 
-from bioclip_jax.config import Activation, Attention
+from bioclip_jax.config import Activation
 
 
 def activate(x: Float[Array, "..."], activation: Activation) -> Float[Array, "..."]:
-    """GELU: the exact erf form (Hendrycks and Gimpel 2016), or OpenAI CLIP's x * sigmoid(1.702 x)."""
+    """GELU: the exact erf form (Hendrycks and Gimpel 2016), or OpenAI CLIP's x * sigmoid(1.702 x).
+
+    In bfloat16 the erf form is computed by a formula that is within 3e-5 of it (its derivative within 1.1e-4), a
+    hundredth of what bfloat16 resolves at 1, with half the instructions.
+    """
     if activation == "quick_gelu":
         return x * jax.nn.sigmoid(1.702 * x)
-    return jax.nn.gelu(x, approximate=False)
+    if x.dtype == jnp.bfloat16:
+        return _short_gelu(x.astype(jnp.float32)).astype(x.dtype)
+    return _gelu(x)
 
 
-def attention(
-    qkv: Float[Array, "batch tokens three_widths"], heads: int, *, is_causal: bool, implementation: Attention
-) -> Float[Array, "batch tokens width"]:
-    """Multi-head softmax attention on fused queries, keys and values (in that order along the last axis).
+@jax.custom_vjp
+def _gelu(x: Float[Array, "..."]) -> Float[Array, "..."]:
+    """x Phi(x), as PyTorch writes it; only x is kept for the gradient, Phi(x) + x phi(x)."""
+    return x * _normal_cdf(x)
 
-    The causal case is a flag, never a mask argument: cuDNN takes odd lengths only without one.
+
+def _gelu_forward(x: Array) -> tuple[Array, Array]:
+    return _gelu(x), x
+
+
+def _gelu_backward(x: Array, gradient: Array) -> tuple[Array]:
+    density = jnp.exp(-0.5 * x * x) * (2 * math.pi) ** -0.5
+    return (gradient * (_normal_cdf(x) + x * density),)
+
+
+_gelu.defvjp(_gelu_forward, _gelu_backward)
+
+
+def _normal_cdf(x: Array) -> Array:
+    return 0.5 + 0.5 * jax.lax.erf(x * 0.5**0.5)
+
+
+def _short_gelu(x: Float[Array, "..."]) -> Float[Array, "..."]:
+    """x (1 + tanh(z p(z^2))) / 2 with z = x held in -5..5; p was fitted to the value and derivative of the erf form."""
+    z = jnp.clip(x, -5.0, 5.0)
+    square = z * z
+    inner = z * (0.7975086657 + square * (0.0370039551 - 0.000351247575 * square))
+    half = 0.5 * x
+    return half + half * jnp.tanh(inner)
+
+
+def dense(
+    x: Float[Array, "... inputs"],
+    kernel: Float[Array, "inputs outputs"],
+    bias: Float[Array, " outputs"] | None,
+    whole: Sharding | None = None,
+) -> Float[Array, "... outputs"]:
+    """x @ kernel + bias in x's type, whose gradients for `kernel` and `bias` are summed and returned in their own type.
+
+    JAX's own gradient of a kernel cast to bfloat16 is rounded to bfloat16 before devices add up their shares. `whole`:
+    the sharding of an array that is not split; split parameters are gathered to it in x's type, and their gradients
+    summed in it. The compiler left alone takes products apart instead, into many small ones between exchanges.
     """
-    batch, tokens, three_widths = qkv.shape
-    query, key, value = jnp.moveaxis(qkv.reshape(batch, tokens, 3, heads, three_widths // (3 * heads)), 2, 0)
-    if implementation == "cudnn":
-        out = jax.nn.dot_product_attention(query, key, value, is_causal=is_causal, implementation="cudnn")
-    else:
-        out = _softmax_attention(query, key, value, is_causal)
-    return out.reshape(batch, tokens, three_widths // 3)
+    out = _matmul(x, kernel, whole)
+    return out if bias is None else _add(out, bias, whole)
 
 
-def _softmax_attention(query: Array, key: Array, value: Array, is_causal: bool) -> Array:
-    # Not jax.nn.dot_product_attention: its softmax is float32 whatever the inputs, which float64 runs would show.
-    wide = jnp.promote_types(query.dtype, jnp.float32)
-    logits = jnp.einsum("bqhd,bkhd->bhqk", query, key, preferred_element_type=wide) * query.shape[-1] ** -0.5
-    if is_causal:
-        tokens = query.shape[1]
-        visible = jnp.arange(tokens)[:, None] >= jnp.arange(tokens)
-        logits = jnp.where(visible, logits, -jnp.inf)
-    weights = jax.nn.softmax(logits, axis=-1).astype(value.dtype)
-    return jnp.einsum("bhqk,bkhd->bqhd", weights, value)
+def _place(x: Array, sharding: Sharding | None) -> Array:
+    return x if sharding is None else jax.lax.with_sharding_constraint(x, sharding)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def _matmul(x: Array, kernel: Array, whole: Sharding | None) -> Array:
+    return jnp.dot(x, _place(kernel.astype(x.dtype), whole))
+
+
+def _matmul_forward(x: Array, kernel: Array, whole: Sharding | None) -> tuple[Array, tuple[Array, Array]]:
+    return _matmul(x, kernel, whole), (x, kernel)
+
+
+def _matmul_backward(whole: Sharding | None, residuals: tuple[Array, Array], gradient: Array) -> tuple[Array, Array]:
+    x, kernel = residuals
+    rows = tuple(range(x.ndim - 1))
+    wide = jnp.promote_types(x.dtype, kernel.dtype)
+    summed = jax.lax.dot_general(x, gradient, ((rows, rows), ((), ())), preferred_element_type=wide)
+    return jnp.dot(gradient, _place(kernel.astype(x.dtype), whole).T), _place(summed, whole).astype(kernel.dtype)
+
+
+_matmul.defvjp(_matmul_forward, _matmul_backward)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def _add(x: Array, bias: Array, whole: Sharding | None) -> Array:
+    return x + _place(bias.astype(x.dtype), whole)
+
+
+def _add_forward(x: Array, bias: Array, whole: Sharding | None) -> tuple[Array, Array]:
+    return _add(x, bias, whole), bias
+
+
+def _add_backward(whole: Sharding | None, bias: Array, gradient: Array) -> tuple[Array, Array]:
+    wide = jnp.promote_types(gradient.dtype, bias.dtype)
+    summed = jnp.sum(gradient, axis=range(gradient.ndim - bias.ndim), dtype=wide)
+    return gradient, _place(summed, whole).astype(bias.dtype)
+
+
+_add.defvjp(_add_forward, _add_backward)
 
 
 def patchify(

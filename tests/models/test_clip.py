@@ -9,7 +9,7 @@ from flax import nnx
 from bioclip_jax.config import CLIPConfig, TextConfig, VisionConfig
 from bioclip_jax.errors import UsageError
 from bioclip_jax.models import clip, flops
-from bioclip_jax.models.functions import l2_normalize, normalize_pixels, patchify
+from bioclip_jax.models.functions import _short_gelu, activate, dense, l2_normalize, normalize_pixels, patchify
 
 pytestmark = pytest.mark.core
 
@@ -41,7 +41,7 @@ def test_parameters_stay_float32_and_features_are_float32_under_bfloat16_compute
     model = make(dtype="bfloat16")
     _, parameters = clip.split(model)
     assert {leaf.dtype for leaf in jax.tree.leaves(parameters)} == {jnp.dtype("float32")}
-    images, texts = model.contrast(jnp.ones((2, 32, 32, 3)), jnp.ones((2, 8), int))
+    images, texts = model.encode_image(jnp.ones((2, 32, 32, 3))), model.encode_text(jnp.ones((2, 8), int))
     assert images.dtype == texts.dtype == jnp.float32
 
 
@@ -55,7 +55,7 @@ def test_every_matrix_product_of_the_towers_is_bfloat16_when_asked():
     assert sum("f32" in line.split("=")[0] for line in outputs) == 1
 
 
-@pytest.mark.parametrize("policy", ["dots", "full"])
+@pytest.mark.parametrize("policy", ["dots", "mlp", "attention", "context", "full"])
 def test_rematerialisation_changes_no_gradient(policy):
     images = jax.random.normal(jax.random.key(1), (2, 32, 32, 3))
 
@@ -66,6 +66,25 @@ def test_rematerialisation_changes_no_gradient(policy):
 
     for a, b in zip(jax.tree.leaves(gradient(policy)), jax.tree.leaves(gradient("none")), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
+
+
+def test_kernels_and_biases_get_gradients_that_were_summed_in_their_own_type():
+    x = jax.random.normal(jax.random.key(0), (4096, 8)).astype(jnp.bfloat16)
+    kernel, bias = jnp.ones((8, 4)), jnp.zeros(4)
+    gradients = jax.grad(lambda *p: jnp.sum(dense(x, *p).astype(jnp.float32)), argnums=(0, 1))(kernel, bias)
+    exact = np.asarray(x, np.float64).sum(axis=0)
+    np.testing.assert_allclose(gradients[0], np.repeat(exact[:, None], 4, axis=1), rtol=1e-5, atol=1e-3)
+    np.testing.assert_array_equal(gradients[1], np.full(4, 4096.0))  # bfloat16 counts to 256
+    assert {gradient.dtype for gradient in gradients} == {jnp.dtype("float32")}
+
+
+def test_gelu_in_bfloat16_is_the_erf_form_to_a_tenth_of_its_resolution():
+    x = jnp.linspace(-8, 8, 4001)
+    exact, derivative = jax.vmap(jax.value_and_grad(lambda x: activate(x, "gelu")))(x)
+    short, short_derivative = jax.vmap(jax.value_and_grad(_short_gelu))(x)
+    np.testing.assert_allclose(short, exact, atol=3e-5)
+    np.testing.assert_allclose(short_derivative, derivative, atol=1.2e-4)
+    assert activate(x.astype(jnp.bfloat16), "gelu").dtype == jnp.bfloat16
 
 
 def test_quick_gelu_is_another_function():
