@@ -1,25 +1,21 @@
 """What a run is: frozen dataclasses, every field typed, documented and reachable from the command line.
 
 A recipe in `configs/` is one `TrainConfig` (or a grid of them). Nothing here imports JAX, so that `--help` is quick,
-and everything here turns into JSON and back, so that opening a run never executes a file found in it.
+and everything here turns into JSON and back (`config_json`), so that opening a run never executes a file found in it.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import json
-import os
-import types
-import typing
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from bioclip_jax.errors import UsageError, UserError
+from bioclip_jax.errors import UsageError
 
 Activation = Literal["gelu", "quick_gelu"]
 Precision = Literal["float32", "bfloat16", "float64"]
-RematPolicy = Literal["none", "dots", "full"]
-Attention = Literal["xla", "cudnn"]
+RematPolicy = Literal["none", "dots", "mlp", "attention", "context", "full"]
+Attention = Literal["auto", "xla", "cudnn", "pallas"]
 
 MOST_LAYERS = 10_000
 LAYER_NORM_EPS = 1e-5
@@ -73,7 +69,10 @@ class CLIPConfig:
     activation: Activation = "gelu"
     """gelu is the exact erf form; quick_gelu is x * sigmoid(1.702 x), as in OpenAI's own weights."""
     replay_projector: bool = False
-    """A second visual projector on the same pooled token, for experience replay (BioCLIP 2)."""
+    """A second visual projector on the same pooled token, for experience replay (BioCLIP 2). A run without replay has
+    none."""
+    logit_bias: bool = False
+    """A bias on the logits (SigLIP; Zhai et al. 2023). While training it is there exactly if loss.kind is sigmoid."""
 
     def __post_init__(self) -> None:
         _require_positive(self, "model", "embed_dim")
@@ -192,6 +191,12 @@ class DataConfig:
     """Random resized crop: range of width over height."""
     horizontal_flip: bool = False
     """Mirror half of the images. The published recipe does not."""
+    trim_text: bool = True
+    """Cut captions to the shortest length that holds the data's longest, which is exact; otherwise they have the whole
+    context, as upstream."""
+    restart_every_steps: int = 0
+    """Begin the order of the records anew after so many steps, as upstream's replay data do every epoch by mistake; 0
+    for never."""
     max_bad_share: float = 0.02
     """Share of the samples that may be unusable; a neighbour replaces each, which is counted. Beyond, the run stops."""
     threads: int = 4
@@ -212,8 +217,9 @@ class DataConfig:
 
     def __post_init__(self) -> None:
         _require_positive(self, "data", "weight", "block_size", "threads", "prefetch_batches")
-        if self.cache_bytes < 0:
-            raise UsageError(f"data.cache_bytes is {self.cache_bytes}; it cannot be below 0")
+        for name in ("cache_bytes", "restart_every_steps"):
+            if getattr(self, name) < 0:
+                raise UsageError(f"data.{name} is {getattr(self, name)}; it cannot be below 0")
         if self.processes < 0 or not 0 <= self.max_bad_share <= 1:
             raise UsageError(
                 f"data.processes is {self.processes} and data.max_bad_share {self.max_bad_share}; the first cannot be "
@@ -230,8 +236,29 @@ class DataConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class LossConfig:
+    """What is minimised. Each stream has this loss over its own rows; the losses are added."""
+
+    kind: Literal["softmax", "sigmoid", "species"] = "softmax"
+    """softmax: CLIP's contrastive loss. sigmoid: SigLIP's. species: of the photos of organisms the cross-entropy over
+    their species, without captions (the flat baseline); replay keeps its captions. Every record is read once at the
+    start, for its species, and the classifier is not cut into chunks: for data of up to some millions of photos."""
+    several_positives: bool = False
+    """Rows whose captions coincide are not negatives of each other, where plain CLIP has them as negatives: the softmax
+    loss leaves them out, to the sigmoid loss they are positives."""
+    gather_bfloat16: bool = False
+    """Exchange text features between devices in bfloat16: half the bytes and memory, at bfloat16's precision."""
+    column_chunk: int = -1
+    """Texts whose logits are in memory at once, on each device; -1 chooses, 0 takes all of them."""
+
+    def __post_init__(self) -> None:
+        if self.column_chunk < -1:
+            raise UsageError(f"loss.column_chunk is {self.column_chunk}; it has to be -1, 0 or more")
+
+
+@dataclasses.dataclass(frozen=True)
 class OptimizerConfig:
-    """AdamW with warm-up and cosine decay to zero, in OpenCLIP's form."""
+    """AdamW with warm-up and a schedule, in OpenCLIP's form."""
 
     learning_rate: float = 1e-4
     b1: float = 0.9
@@ -240,17 +267,33 @@ class OptimizerConfig:
     weight_decay: float = 0.2
     """Decoupled; on matrices and embeddings, not on biases, norms, the class token or the logit scale."""
     warmup_steps: int = 1875
+    schedule: Literal["cosine", "constant"] = "cosine"
+    """After warm-up: half a cosine to zero, or constant until the cool-down."""
+    cooldown_steps: int = 0
+    """The last steps of a constant schedule, over which the rate falls linearly to zero."""
     max_logit_scale: float = 100.0
     """The logit scale is held in 1..max_logit_scale after each step."""
+    locked: tuple[Literal["visual", "text"], ...] = ()
+    """Towers, their projections included, that stay as they are (LiT; Zhai et al. 2022)."""
+    ema_decay: float = 0.0
+    """Keep an exponential moving average of the parameters, which is what is evaluated and exported; 0 for none."""
+    moment_dtype: Literal["float32", "bfloat16"] = "float32"
+    """Type of the first moment; float32 stands for that of the parameters."""
 
     def __post_init__(self) -> None:
         _require_positive(self, "optimizer", "learning_rate", "eps")
-        if self.warmup_steps < 0 or self.weight_decay < 0:
-            raise UsageError("optimizer.warmup_steps and optimizer.weight_decay cannot be below 0")
-        if not (0 <= self.b1 < 1 and 0 <= self.b2 < 1):
-            raise UsageError(f"optimizer.b1 {self.b1} and optimizer.b2 {self.b2} have to be in 0..1, below 1")
+        for name in ("warmup_steps", "weight_decay", "cooldown_steps"):
+            if getattr(self, name) < 0:
+                raise UsageError(f"optimizer.{name} is {getattr(self, name)}; it cannot be below 0")
+        for name in ("b1", "b2", "ema_decay"):
+            if not 0 <= getattr(self, name) < 1:
+                raise UsageError(f"optimizer.{name} is {getattr(self, name)}; it has to be in 0..1, below 1")
         if self.max_logit_scale < 1:
             raise UsageError(f"optimizer.max_logit_scale is {self.max_logit_scale}; it has to be at least 1")
+        if self.cooldown_steps and self.schedule != "constant":
+            raise UsageError("optimizer.cooldown_steps belongs to schedule constant; cosine falls by itself")
+        if {"visual", "text"} <= set(self.locked):
+            raise UsageError("optimizer.locked has both towers; nothing would be left to train")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -261,6 +304,8 @@ class MeshConfig:
     """Devices along the replica axis; -1 takes all that are left."""
     fsdp: int = 1
     """Devices over which parameters and optimiser state are split."""
+    shard_optimizer: bool = False
+    """Split the optimiser's state over the replicas, too (ZeRO-1)."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -268,11 +313,44 @@ class CheckpointConfig:
     """When to save, and what to keep."""
 
     every_steps: int = 1000
+    every_minutes: float = 0.0
+    """Save besides when so much time has passed since the last one; 0 for by steps only."""
     keep: int = 3
     """How many of the latest checkpoints stay on disk."""
+    keep_every_steps: int = 0
+    """Checkpoints of multiples of this many steps stay for good; 0 for none."""
+    best_metric: str = ""
+    """Figure of the evaluations while training by which the best checkpoint is kept besides, as validation_loss."""
+    best_is: Literal["highest", "lowest"] = "highest"
 
     def __post_init__(self) -> None:
-        _require_positive(self, "checkpoint")
+        _require_positive(self, "checkpoint", "every_steps", "keep")
+        for name in ("every_minutes", "keep_every_steps"):
+            if getattr(self, name) < 0:
+                raise UsageError(f"checkpoint.{name} is {getattr(self, name)}; it cannot be below 0")
+
+
+@dataclasses.dataclass(frozen=True)
+class EvaluationConfig:
+    """What is measured while training."""
+
+    every_steps: int = 0
+    """Steps between two evaluations, the last step always included; 0 for none."""
+    benchmarks: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    """Benchmark recipes of `evals/`, or paths of others, each with its root folder ('' for its default)."""
+    max_images: int = 2000
+    """Photos of each split of a benchmark that are looked at."""
+    validation_split: str = ""
+    """Split of the training dataset whose loss is computed; none if empty."""
+    validation_steps: int = 8
+    """Batches of it, of the training batch's size."""
+
+    def __post_init__(self) -> None:
+        _require_positive(self, "evaluation", "max_images", "validation_steps")
+        if self.every_steps < 0:
+            raise UsageError(f"evaluation.every_steps is {self.every_steps}; it cannot be below 0")
+        if not self.every_steps and (self.benchmarks or self.validation_split):
+            raise UsageError("evaluation.every_steps is 0; say how often benchmarks and validation_split are measured")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -281,92 +359,90 @@ class TrainConfig:
 
     model: CLIPConfig = CLIPConfig()
     preprocessing: Preprocessing = Preprocessing()
+    normalization: Literal["preprocessing", "imagenet"] = "preprocessing"
+    """Mean and standard deviation while training: the model's own preprocessing, or ImageNet's, as upstream trained
+    models whose published preprocessing is another."""
     initial_weights: str = ""
     """Model to start from, instead of random weights: a run, folder or hf-hub:owner/name that `bioclip-jax convert`
     reads, of the same shape. A second projector that it lacks starts as a copy of the first."""
     data: DataConfig = DataConfig()
     replay: DataConfig = DataConfig(dataset="", text_types=("caption",))
     """Experience replay (BioCLIP 2): image and text pairs with a contrastive loss of their own, through a second visual
-    projector. None without a dataset."""
+    projector if the model has one. None without a dataset."""
+    loss: LossConfig = LossConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
     mesh: MeshConfig = MeshConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
     global_batch_size: int = 4096
     """Pairs of organisms in a step, over all devices."""
     replay_batch_size: int = 0
-    """Pairs of replay data in a step, besides those."""
+    """Pairs of replay data in a step, besides those; 0 for training without replay."""
+    micro_batches: int = 1
+    """Parts in which a batch goes through the towers, one after the other; the loss is still that of the whole batch,
+    exactly (with float32 parameters). Saves memory and costs one more forward pass."""
     total_steps: int = 10_000
+    steps_per_epoch: int = 0
+    """Steps that are called an epoch where a plan is printed; 0: the records over the batch."""
     seed: int = 42
     """Of the initial weights, the order of the data and the crops."""
     dtype: Precision = "bfloat16"
-    """Type of the towers' arithmetic. Parameters, norms, features, logits and the loss are float32 at least. float64
-    needs JAX_ENABLE_X64=1."""
+    """Type of the towers' arithmetic. Norms, features, logits and the loss are float32 at least. float64 needs
+    JAX_ENABLE_X64=1."""
+    parameter_dtype: Literal["float32", "bfloat16"] = "float32"
+    """Type of parameters and moments. bfloat16 is pure_bf16 of upstream's later script, in which weight decay does
+    nothing, and weights above 0.03 and the logit scale never move: for comparison."""
     remat_policy: RematPolicy = "none"
-    """What the backward pass recomputes: nothing, all but matrix products, or whole blocks."""
-    attention: Attention = "xla"
-    """Implementation; cudnn needs an NVIDIA GPU and bfloat16."""
+    """What the forward pass keeps of each block for the backward pass, which recomputes the rest. From large to small:
+    none recomputes nothing; dots keeps the results of matrix products and of attention; mlp those of attention and of
+    the MLP's first product; attention those of attention and its queries, keys and values; context that of attention;
+    full keeps the blocks' inputs only."""
+    attention: Attention = "auto"
+    """Implementation. auto: the custom kernel (pallas) on TPUs, cudnn on NVIDIA GPUs in bfloat16, else xla. cudnn needs
+    an NVIDIA GPU and bfloat16; pallas anywhere but on a TPU is interpreted, for tests."""
+    max_skipped_steps: int = 100
+    """Steps whose loss or gradient is not finite change nothing and are counted; beyond so many the run stops."""
     log_every: int = 10
     """Steps between two lines where there is no terminal to draw a bar on; metrics.jsonl has every step."""
 
     def __post_init__(self) -> None:
-        _require_positive(self, "", "global_batch_size", "total_steps", "log_every")
+        _require_positive(self, "", "global_batch_size", "total_steps", "log_every", "micro_batches")
         if self.global_batch_size < 2:
             raise UsageError("global_batch_size is 1; a contrastive batch needs 2 or more")
         if not self.data.dataset:
             raise UsageError("data.dataset is empty; name what to train on")
-        if bool(self.replay.dataset) != (self.replay_batch_size > 0):
-            raise UsageError(
-                f"replay.dataset is {self.replay.dataset!r} and replay_batch_size {self.replay_batch_size}; replay "
-                "needs both, and a run without it neither"
-            )
-        if self.replay.dataset and not (self.model.replay_projector and self.replay_batch_size > 1):
-            raise UsageError("replay needs model.replay_projector, and a replay_batch_size of 2 or more")
-        if self.seed < 0:
-            raise UsageError(f"seed is {self.seed}; it cannot be below 0")
+        if self.replay_batch_size and not self.replay.dataset:
+            raise UsageError(f"replay_batch_size is {self.replay_batch_size}, but replay.dataset is empty; name it")
+        if self.replay_batch_size < 0 or self.replay_batch_size == 1:
+            raise UsageError(f"replay_batch_size is {self.replay_batch_size}; it has to be 0 for none, or 2 or more")
+        for name in ("seed", "max_skipped_steps", "steps_per_epoch"):
+            if getattr(self, name) < 0:
+                raise UsageError(f"{name} is {getattr(self, name)}; it cannot be below 0")
         if self.attention == "cudnn" and self.dtype != "bfloat16":
             raise UsageError(f"attention cudnn computes in bfloat16, not in {self.dtype}")
+        if self.loss.kind == "species" and self.loss.several_positives:
+            raise UsageError("loss.kind species does not go with loss.several_positives, which is about captions")
+        if self.optimizer.cooldown_steps > max(0, self.total_steps - self.optimizer.warmup_steps):
+            raise UsageError(
+                f"optimizer.cooldown_steps {self.optimizer.cooldown_steps} and warmup_steps "
+                f"{self.optimizer.warmup_steps} are more than the {self.total_steps} steps of the run"
+            )
+        # The sigmoid loss needs a bias, and no other has one; a second projector without replay would only decay.
+        has_bias, has_projector = (
+            self.loss.kind == "sigmoid",
+            self.model.replay_projector and self.replay_batch_size > 0,
+        )
+        model = dataclasses.replace(self.model, logit_bias=has_bias, replay_projector=has_projector)
+        object.__setattr__(self, "model", model)
+        for name, size in (
+            ("global_batch_size", self.global_batch_size),
+            ("replay_batch_size", self.replay_batch_size),
+        ):
+            if size % self.micro_batches:
+                raise UsageError(f"{name} {size} does not divide into {self.micro_batches} micro_batches")
 
-
-def to_json(config: Any) -> str:
-    """A config dataclass as indented JSON."""
-    return json.dumps(dataclasses.asdict(config), indent=2, default=os.fspath)
-
-
-_JSON_TYPES: dict[Any, Any] = {int: int, float: (int, float), str: str, bool: bool}
-
-
-def from_dict(kind: type[Any], value: Any) -> Any:
-    """A config dataclass of type `kind` from parsed JSON; lists become tuples, missing fields take their defaults.
-
-    Raises:
-        UserError: an unknown field, or a value of another type; the message names it.
-        UsageError: a value that makes no sense.
-    """
-    if dataclasses.is_dataclass(kind):
-        if not isinstance(value, dict):
-            raise UserError(f"{kind.__name__}: expected an object, got {value!r}")
-        hints = typing.get_type_hints(kind)
-        unknown = sorted(set(value) - set(hints))
-        if unknown:
-            raise UserError(f"{kind.__name__}: unknown field {unknown[0]!r}")
-        fields = {}
-        for name in value:
-            try:
-                fields[name] = from_dict(hints[name], value[name])
-            except UserError as error:
-                raise UserError(f"{name}: {error}") from None
-        return kind(**fields)
-    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
-    if origin is tuple:
-        if not isinstance(value, list | tuple):
-            raise UserError(f"expected a list, got {value!r}")
-        return tuple(from_dict(arguments[0], item) for item in value)
-    if origin in (typing.Union, types.UnionType) and value is None:
-        return None
-    if origin is Literal and value not in arguments:
-        raise UserError(f"expected one of {', '.join(map(str, arguments))}, got {value!r}")
-    if kind in _JSON_TYPES and (
-        not isinstance(value, _JSON_TYPES[kind]) or (isinstance(value, bool) and kind is not bool)
-    ):
-        raise UserError(f"expected {kind.__name__}, got {value!r}")
-    return value
+    @property
+    def locked(self) -> tuple[str, ...]:
+        """The towers that are not trained: those that the optimiser locks, and a text tower that no loss asks for."""
+        unused = self.loss.kind == "species" and not self.replay_batch_size
+        return (*self.optimizer.locked, *(["text"] if unused and "text" not in self.optimizer.locked else []))

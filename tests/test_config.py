@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from bioclip_jax.config import CLIPConfig, DataConfig, TrainConfig, from_dict, to_json
+from bioclip_jax.config import CLIPConfig, DataConfig, TrainConfig
+from bioclip_jax.config_json import from_dict, to_json
 from bioclip_jax.errors import UsageError, UserError
 
 pytestmark = pytest.mark.core
