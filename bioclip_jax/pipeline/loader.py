@@ -27,16 +27,10 @@ from bioclip_jax.pipeline.bad_samples import Replaced
 from bioclip_jax.pipeline.order import Mixture, Order, place_of
 from bioclip_jax.pipeline.record import RecordSource
 from bioclip_jax.pipeline.sample import FREE_CAPTION, TEXT_TYPES_OF_RECORDS, Row, Sample
+from bioclip_jax.pipeline.token_lengths import token_bucket
 from bioclip_jax.text.tokenizer import VOCABULARY_SIZE
 
-TOKEN_BUCKETS = (16, 32, 48, 64, 77)
-"""Lengths that captions are cut to. Attention is causal and captions end at EOT, so a cut after it is exact."""
 _PART = 32  # samples that a thread makes before it looks for more work
-
-
-def token_bucket(longest: int, context_length: int = 77) -> int:
-    """The shortest bucket that holds `longest` tokens, at most the context."""
-    return min(next((size for size in TOKEN_BUCKETS if size >= longest), context_length), context_length)
 
 
 class Batch(NamedTuple):
@@ -48,6 +42,8 @@ class Batch(NamedTuple):
     """int32 [rows, tokens]."""
     replaced: tuple[Replaced, ...]
     """The records that could not be used; others stand in their rows."""
+    species: np.ndarray | None = None
+    """int32 [rows]: each photo's class, where the loader knows classes."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,7 +75,9 @@ class Loader:
     def batch(self, step: int, pool: ThreadPoolExecutor | None = None) -> Batch:
         """This process's rows of a step, made by the threads of `pool`, or by some that stay for later batches."""
         size, rows = self.sample.image_size, len(self.rows)
-        batch = Batch(np.empty((rows, size, size, 3), np.uint8), np.empty((rows, self.sample.tokens), np.int32), ())
+        species = np.empty(rows, np.int32) if self.sample.species is not None else None
+        tokens = np.empty((rows, self.sample.tokens), np.int32)
+        batch = Batch(np.empty((rows, size, size, 3), np.uint8), tokens, (), species)
         part = max(1, min(_PART, rows // self.sample.data.threads))
         fill = functools.partial(self._fill, int(step), batch, self.sample.text_type(int(step)))
         parts = [range(start, min(start + part, rows)) for start in range(0, rows, part)]
@@ -94,16 +92,24 @@ class Loader:
             return error
 
     def _fill(self, step: int, batch: Batch, text_type: str, part: range) -> list[Replaced]:
-        block_size = self.sample.data.block_size
-        places = [place_of(step, self.rows[row], self.global_batch_size, block_size) for row in part]
+        places = self._places(step, part)
+        draws = self.sample.draws(places)
+        if restart := self.sample.data.restart_every_steps:
+            places = self._places(step % restart, part)  # the same records, but not the same crops
         replaced = []
-        for row, place, draws in zip(part, places, self.sample.draws(places), strict=True):
+        for row, place, drawn in zip(part, places, draws, strict=True):
             dataset, record = self.order[place]
             source = self.sources[dataset]
-            one = self.sample.write(source, record, Row(text_type, draws, batch.image[row], batch.tokens[row]))
+            species = None if batch.species is None else batch.species[row : row + 1]
+            target = Row(text_type, drawn, batch.image[row], batch.tokens[row], species)
+            one = self.sample.write(source, record, target)
             if one is not None:
                 replaced.append(one)
         return replaced
+
+    def _places(self, step: int, part: range) -> list[int]:
+        size, block_size = self.global_batch_size, self.sample.data.block_size
+        return [place_of(step, self.rows[row], size, block_size) for row in part]
 
     def batches(self, first_step: int, last_step: int) -> Generator[Batch]:
         """This process's rows of steps first_step .. last_step - 1, prefetched.
@@ -191,6 +197,7 @@ def make_loader(
     token_lengths: Sequence[Mapping[str, int]],
     weights: Sequence[float] = (1.0,),
     rows: Sequence[int] = (),
+    species: Mapping[str, int] | None = None,
     names: tuple[str, str] = ("data", "global_batch_size"),
 ) -> Loader:
     """A loader for a training split, or for a mixture of several.
@@ -206,6 +213,7 @@ def make_loader(
         whole context. What every process reads from the manifest decides the length, never one process's own batch.
       weights: share of each dataset in the batches.
       rows: that this process makes; all if not given.
+      species: class of each scientific name, if batches are to have classes.
       names: of the settings and of the batch size in a config, for messages.
 
     Raises:
@@ -227,5 +235,6 @@ def make_loader(
         Order(len(source), seed + 2**32 * place, data.block_size, data.with_replacement)
         for place, source in enumerate(sources)
     ]
-    sample = Sample(data, image_size, token_bucket(longest, context_length), context_length, seed)
+    tokens = token_bucket(longest, context_length) if data.trim_text else context_length
+    sample = Sample(data, image_size, tokens, context_length, seed, species)
     return Loader(tuple(sources), Mixture(tuple(orders), tuple(weights)), sample, global_batch_size, rows)

@@ -16,7 +16,7 @@ def exclusive(path: Path, busy: str) -> Iterator[None]:
     """Holds the lock file `path`; the system releases it however the process ends.
 
     Raises:
-        UserError: another process holds it; the message is `busy`.
+        UserError: another process holds it (the message is `busy`), or its file system has no locks.
     """
     while True:
         with path.open("w") as file:
@@ -24,6 +24,10 @@ def exclusive(path: Path, busy: str) -> Iterator[None]:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 raise UserError(busy) from None
+            except OSError as error:  # Lustre and NFS may be mounted without
+                raise UserError(
+                    f"{path} cannot be locked ({error.strerror}); mount this file system with locks (Lustre: flock)"
+                ) from None
             if _is_still(path, os.fstat(file.fileno())):
                 yield
                 return

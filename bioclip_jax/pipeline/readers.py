@@ -18,12 +18,12 @@ from bioclip_jax.pipeline.about import About
 from bioclip_jax.pipeline.descriptors import file_limit
 from bioclip_jax.pipeline.file_cache import FileCache, files_folder
 from bioclip_jax.pipeline.manifest import ShardFile, read_manifest
+from bioclip_jax.pipeline.names import TFDS_PREFIX, is_recipe
 from bioclip_jax.pipeline.record import BadRecord, Record, RecordSource
 from bioclip_jax.pipeline.shards import decode_example
 from bioclip_jax.pipeline.storage import is_remote, join
 from bioclip_jax.recipes import builtin_recipes, call_recipe, check_arguments, is_bare_name, load_recipe
 
-TFDS_PREFIX = "tfds:"
 _MOST_OPEN = 1024
 _IN_MEMORY = 2**25
 """Where open files may hold more records, the offsets of records (8 bytes each) stay on disk, at one more read each."""
@@ -115,15 +115,6 @@ def open_directory(directory: str | os.PathLike[str], cache: FileCache | None = 
     if not (isinstance(directory, str) and is_remote(directory)):
         directory = Path(directory).expanduser()
     return {split: ShardedSource(directory, files, cache) for split, files in manifest.splits.items()}
-
-
-def is_recipe(path_or_recipe: str) -> bool:
-    """Whether this is a data recipe (a built-in name, tfds:NAME or a Python file) rather than a dataset directory."""
-    if path_or_recipe.startswith(TFDS_PREFIX):
-        return True
-    if is_bare_name(path_or_recipe):
-        return path_or_recipe in builtin_recipes("data")
-    return path_or_recipe.endswith(".py")
 
 
 def open_dataset(

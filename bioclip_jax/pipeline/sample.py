@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -38,6 +38,8 @@ class Row(NamedTuple):
     """uint8 [size, size, 3]."""
     tokens: np.ndarray
     """int32 [tokens]."""
+    species: np.ndarray | None = None
+    """int32 [1]: the class."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,6 +52,7 @@ class Sample:
       tokens: ids that a caption is cut to.
       context_length: ids that a caption is cut to before that, with the last one end of text.
       seed: of the crops.
+      species: class of each scientific name, where samples have classes.
     """
 
     data: DataConfig
@@ -57,6 +60,7 @@ class Sample:
     tokens: int
     context_length: int
     seed: int
+    species: Mapping[str, int] | None = None
 
     def draws(self, places: Sequence[int]) -> list[list[float]]:
         """All random numbers that the samples at these places take."""
@@ -106,6 +110,10 @@ class Sample:
             return Replaced(key, "no image")
         if taxon == _NAMELESS and not record.get("caption"):
             return Replaced(key, "no name at any rank")
+        if self.species is not None and row.species is not None:
+            if (name := scientific_name(record)) not in self.species:
+                return Replaced(key, "of a species that the training data lack")
+            row.species[0] = self.species[name]
         try:
             images.training_image(photo, row.draws, row.image, self.data.crop_scale, self.data.crop_ratio)
         except images.ImageError as error:
@@ -123,6 +131,16 @@ class Sample:
                 return _tokenizer(self.context_length)([text])[0, : self.tokens]
             text_type = "taxon_com"
         return _caption_tokens(taxon, text_type, self.context_length, self.tokens)
+
+
+def scientific_name(record: Record) -> str:
+    """What a record's class is called; the most specific rank where its species is not known."""
+    return _scientific_name(Taxon.from_record(record))
+
+
+@functools.lru_cache(maxsize=2**17)
+def _scientific_name(taxon: Taxon) -> str:
+    return caption(taxon, "scientific_name")
 
 
 @functools.lru_cache(maxsize=2**17)  # of 300 bytes and a taxon each

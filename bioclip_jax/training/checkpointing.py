@@ -1,39 +1,61 @@
-"""A run's checkpoints: saved in the background, kept by policy, found again by a restart.
+"""A run's checkpoints: saved in the background, kept by policy, found again by a restart, and passed over if damaged.
 
 Layout of a work directory:
 
     config.json               the run's whole config
     dataset.json              name and hash of the dataset directory that it began with
-    checkpoints/STEP/         Orbax; STEP is the number of steps done
+    first_start.json          when it began
+    checkpoints/STEP/         Orbax, and file_sums.json; STEP is the number of steps done
+    checkpoints/STEP.damaged/ one that could not be continued from
     metrics.jsonl             one JSON object per step
+    evaluations.jsonl         one per evaluation while training
     tensorboard/              the same for TensorBoard
+    profile/                  what `--profile-steps` or SIGUSR1 asked for
 """
 
 from __future__ import annotations
 
 import dataclasses
 import json
+import math
+import shutil
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
+import jax
 from orbax.checkpoint import v1 as ocp
 
 from bioclip_jax.checkpoints import first_line, load_tree
-from bioclip_jax.config import TrainConfig, from_dict, to_json
+from bioclip_jax.config import CheckpointConfig, TrainConfig
+from bioclip_jax.config_json import from_dict, to_json
 from bioclip_jax.errors import UsageError, UserError
+from bioclip_jax.parallel.agreement import gather, together
 from bioclip_jax.pipeline.manifest import write_json
+from bioclip_jax.training.file_sums import find_damage, has_sums, write_sums
 from bioclip_jax.training.step import TrainState
 
 CONFIG_NAME, CHECKPOINTS, TEMPORARY = "config.json", "checkpoints", "config.json.tmp"
-DATASET_NAME = "dataset.json"
+DATASET_NAME, DAMAGED = "dataset.json", ".damaged"
+_OF_A_HOST = tuple(
+    f"{stream}.{name}"
+    for stream in ("data", "replay")
+    for name in ("threads", "processes", "prefetch_batches", "cache_folder", "cache_bytes")
+)
 FREE_FIELDS = (
     "checkpoint.",
+    "evaluation.",
     "mesh.",
     "log_every",
     "attention",
     "remat_policy",
-    "data.threads",
-    "data.prefetch_batches",
+    "micro_batches",
+    "max_skipped_steps",
+    "steps_per_epoch",
+    "loss.column_chunk",
+    *_OF_A_HOST,
 )
 """What may differ between a run and its continuation without making it another run."""
 
@@ -46,14 +68,7 @@ def prepare_work_dir(work_dir: Path, config: TrainConfig) -> None:
     """
     path = work_dir / CONFIG_NAME
     if path.exists():
-        old = read_config(work_dir)
-        before, now = _leaves(json.loads(to_json(old))), _leaves(json.loads(to_json(config)))
-        for name in sorted(before.keys() | now.keys()):
-            if not name.startswith(FREE_FIELDS) and before.get(name) != now.get(name):
-                raise UsageError(
-                    f"{work_dir} holds a run whose {name} is {before.get(name)}, not {now.get(name)}; "
-                    "choose another --work-dir, or the same config to continue it"
-                )
+        require_same_run(work_dir, config)
     elif work_dir.is_dir() and any(entry.name != TEMPORARY for entry in work_dir.iterdir()):
         raise UsageError(
             f"{work_dir} is not empty and holds no run ({CONFIG_NAME} is missing); choose another --work-dir"
@@ -65,6 +80,18 @@ def prepare_work_dir(work_dir: Path, config: TrainConfig) -> None:
         temporary.replace(path)
     except OSError as error:
         raise UserError(f"{work_dir}: cannot be written ({error.strerror})") from None
+
+
+def require_same_run(work_dir: Path, config: TrainConfig) -> None:
+    """Raises UsageError where the run in a directory has another config; the message names the field."""
+    old = read_config(work_dir)
+    before, now = _leaves(json.loads(to_json(old))), _leaves(json.loads(to_json(config)))
+    for name in sorted(before.keys() | now.keys()):
+        if not name.startswith(FREE_FIELDS) and before.get(name) != now.get(name):
+            raise UsageError(
+                f"{work_dir} holds a run whose {name} is {before.get(name)}, not {now.get(name)}; "
+                "choose another --work-dir, or the same config to continue it"
+            )
 
 
 def check_dataset_note(work_dir: Path, note: tuple[str, str] | None, is_new: bool) -> None:
@@ -121,37 +148,116 @@ def finished_steps(work_dir: Path) -> list[int]:
     return sorted(int(path.name) for path in names)
 
 
+def has_checkpoints(work_dir: Path) -> bool:
+    """Whether a run has saved anything yet, damaged or not."""
+    return bool(finished_steps(work_dir)) or any((work_dir / CHECKPOINTS).glob(f"*{DAMAGED}"))
+
+
+def common_fields(config: TrainConfig) -> dict[str, Any]:
+    """What all processes of a run have to have alike, by dotted name: all but how each of them reads its data."""
+    fields = _leaves(json.loads(to_json(config)))
+    return {name: value for name, value in fields.items() if not name.startswith(_OF_A_HOST)}
+
+
 def _fields(state: TrainState) -> dict[str, Any]:
-    """The state's parts; `dataclasses.asdict` would copy every array."""
-    return {field.name: getattr(state, field.name) for field in dataclasses.fields(state)}
+    """The state's parts that there are; `dataclasses.asdict` would copy every array."""
+    parts = {field.name: getattr(state, field.name) for field in dataclasses.fields(state)}
+    return {name: part for name, part in parts.items() if part is not None}
+
+
+def restore_latest(work_dir: Path, abstract: TrainState, say: Callable[[str], None]) -> TrainState | None:
+    """The newest state that is not damaged, placed as `abstract` says; None for a run without checkpoints.
+
+    All processes call this together. Damaged checkpoints are renamed to STEP.damaged, and `say` is told.
+
+    Raises:
+        UserError: all checkpoints are damaged, or a sound one does not hold this model.
+    """
+    folder = work_dir / CHECKPOINTS
+    steps: list[int] = gather(finished_steps(work_dir))[0]
+    damaged = gather(sorted(path.name for path in folder.glob(f"*{DAMAGED}")))[0]
+    for place, step in reversed(list(enumerate(steps))):
+        path = folder.resolve() / str(step)
+        # The first process reads all files once; the others' word would be the same.
+        damage = gather(find_damage(path) if jax.process_index() == 0 else None)[0]
+        if damage is None:
+            sound = has_sums(path)
+            try:
+                return TrainState(**together(partial(load_tree, path, _fields(abstract))))
+            except UserError as error:
+                if sound:
+                    raise
+                damage = str(error)
+        damaged.append(f"{step}{DAMAGED}")
+        before = f"the run continues from {steps[place - 1]}" if place else "there is none before it"
+        say(f"WARNING: checkpoint {path} is damaged: {damage}. It is set aside as {step}{DAMAGED}; {before}")
+        together(partial(_set_aside, path))
+    if damaged:
+        raise UserError(
+            f"{folder}: all checkpoints are damaged ({', '.join(sorted(damaged))}); put one back, or begin another run "
+            "in another --work-dir"
+        )
+    return None
+
+
+def _set_aside(path: Path) -> None:
+    if jax.process_index():
+        return
+    target = path.with_name(path.name + DAMAGED)
+    try:
+        shutil.rmtree(target, ignore_errors=True)  # of an earlier accident at the same step
+        path.rename(target)
+    except OSError as error:
+        raise UserError(f"{path} is damaged and cannot be renamed to {target.name} ({error.strerror})") from None
+
+
+class _Kept:
+    """Orbax's question which checkpoints stay, answered."""
+
+    def __init__(self, config: CheckpointConfig, figures: Mapping[int, float]):
+        self._config, self._figures = config, figures
+
+    def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> list[bool]:
+        steps = [checkpoint.step for checkpoint in checkpoints]
+        every = self._config.keep_every_steps
+        kept = {*steps[-self._config.keep :], *(step for step in steps if every and step % every == 0)}
+        return [step in kept or step == self.best(steps) for step in steps]
+
+    def best(self, steps: Sequence[int]) -> int | None:
+        """The step with the best figure, by the evaluation at or before it; the earliest of equal ones."""
+        sign = 1 if self._config.best_is == "highest" else -1
+        known = {step: [done for done in self._figures if done <= step] for step in steps}
+        values = {step: sign * self._figures[max(dones)] for step, dones in known.items() if dones}
+        return max(values, key=lambda step: (values[step], -step), default=None)
 
 
 class Checkpoints:
-    """Saves and restores one run's state."""
+    """Saves one run's state. All processes call the same methods at the same steps."""
 
-    def __init__(self, work_dir: Path, config: TrainConfig):
+    def __init__(self, work_dir: Path, config: CheckpointConfig):
         """Half-written checkpoints of a killed run are swept away."""
         self.folder = work_dir / CHECKPOINTS
-        self.every = config.checkpoint.every_steps
-        policies = ocp.training.preservation_policies
+        self.intervals = [every for every in (config.every_steps, config.keep_every_steps) if every]
+        self._figures: dict[int, float] = {}
+        self._best_metric = config.best_metric
+        self._finishing: threading.Thread | None = None
+        self._error: Exception | None = None
         self._checkpointer = ocp.training.Checkpointer(
             self.folder.resolve(),
             save_decision_policy=ocp.training.save_decision_policies.FixedIntervalPolicy(1),
-            preservation_policy=policies.LatestN(config.checkpoint.keep),
+            preservation_policy=_Kept(config, self._figures),
             cleanup_tmp_directories=True,
         )
 
-    def restore_latest(self, abstract: TrainState) -> TrainState | None:
-        """The newest state, placed as `abstract` says, or None where there is none."""
-        latest = self._checkpointer.latest
-        if latest is None:
-            return None
-        restored = load_tree(self.folder.resolve() / str(latest.step), _fields(abstract))
-        return TrainState(**restored)
+    def note_figures(self, done: int, figures: Mapping[str, float | None]) -> None:
+        """What was measured after so many steps; the best checkpoint is kept by it."""
+        value = figures.get(self._best_metric)
+        if value is not None and math.isfinite(value):
+            self._figures[done] = value
 
     def due(self, step: int) -> bool:
-        """Whether the state after `step` steps is to be saved."""
-        return step % self.every == 0
+        """Whether the state after `step` steps is to be saved: what was just measured might be the best."""
+        return any(step % every == 0 for every in self.intervals) or step in self._figures
 
     def save(self, state: TrainState, step: int) -> None:
         """Starts writing in the background, once the previous save is finished.
@@ -160,18 +266,38 @@ class Checkpoints:
             UserError: this or the previous save failed; older checkpoints are intact.
         """
         try:
-            self._checkpointer.wait()
-            self._checkpointer.save_async(step, _fields(state), overwrite=True)
+            self._wait()
+            response = self._checkpointer.save_async(step, _fields(state), overwrite=True)
         except Exception as error:
             raise self._failed(error) from None
+        if jax.process_index() == 0:
+            self._finishing = threading.Thread(target=self._add_sums, args=(step, response), daemon=True)
+            self._finishing.start()
 
     def finish(self) -> None:
         """Waits for what is being written."""
         try:
-            self._checkpointer.wait()
+            self._wait()
             self._checkpointer.close()
         except Exception as error:
             raise self._failed(error) from None
+
+    def _wait(self) -> None:
+        if self._finishing is not None:
+            self._finishing.join()
+            self._finishing = None
+            if self._error is not None:
+                error, self._error = self._error, None
+                raise error
+        self._checkpointer.wait()
+
+    def _add_sums(self, step: int, response: Any) -> None:
+        try:
+            if response is not None:
+                response.result()
+            write_sums(self.folder / str(step))
+        except Exception as error:  # it belongs to the thread that saves
+            self._error = error
 
     def _failed(self, error: Exception) -> UserError:
         return UserError(

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Mapping, Sequence
 
 from jax.sharding import Mesh
 
@@ -13,8 +14,10 @@ from bioclip_jax.parallel.sharding import batch_sharding, rows_here
 from bioclip_jax.pipeline.file_cache import FileCache, files_folder
 from bioclip_jax.pipeline.loader import Batch, Loader, make_loader, require_vocabulary
 from bioclip_jax.pipeline.manifest import read_manifest
-from bioclip_jax.pipeline.readers import is_recipe, open_dataset
-from bioclip_jax.pipeline.record import RecordSource
+from bioclip_jax.pipeline.names import is_recipe
+from bioclip_jax.pipeline.readers import open_dataset
+from bioclip_jax.pipeline.record import BadRecord, RecordSource
+from bioclip_jax.pipeline.sample import scientific_name
 
 BIO, REPLAY = "bio", "replay"
 
@@ -27,10 +30,39 @@ def open_streams(config: TrainConfig, mesh: Mesh) -> dict[str, Loader]:
     """
     require_vocabulary(config.model.text.vocab_size)
     streams = {BIO: _loader(config, config.data, "data", config.global_batch_size, config.seed, mesh)}
-    if config.replay.dataset:
+    if config.replay_batch_size:
         # Its own seed: otherwise both streams would draw the same crops.
         streams[REPLAY] = _loader(config, config.replay, "replay", config.replay_batch_size, config.seed + 2**40, mesh)
     return streams
+
+
+def open_validation(config: TrainConfig, mesh: Mesh, species: Mapping[str, int] | None = None) -> Loader:
+    """The loader of the held-out split that `config.evaluation` names: the photos' centre squares, this process's rows.
+
+    Args:
+        config: of the run.
+        mesh: of its devices.
+        species: the training data's classes, where it has them.
+
+    Raises:
+        UserError: as `open_streams`.
+    """
+    data = dataclasses.replace(
+        config.data,
+        split=config.evaluation.validation_split,
+        mixed_with=(),
+        with_replacement=False,
+        restart_every_steps=0,
+        crop_scale=(1.0, 1.0),
+        crop_ratio=(1.0, 1.0),
+        horizontal_flip=False,
+    )
+    return _loader(config, data, "evaluation", config.global_batch_size, config.seed, mesh, species)
+
+
+def species_of(streams: Mapping[str, Loader]) -> int:
+    """How many classes a run's photos have; 0 where it knows none."""
+    return len(streams[BIO].sample.species or ())
 
 
 def zipped(streams: Mapping[str, Loader], first_step: int, last_step: int) -> Generator[dict[str, Batch]]:
@@ -46,7 +78,8 @@ def zipped(streams: Mapping[str, Loader], first_step: int, last_step: int) -> Ge
 
 def dataset_note(config: TrainConfig) -> tuple[str, str] | None:
     """Name and hash of the dataset directories of a run; None where a recipe is among them, which has no hash."""
-    names = [one.dataset for one in (*config.data.datasets, *config.replay.datasets) if one.dataset]
+    replay = config.replay.datasets if config.replay_batch_size else ()
+    names = [one.dataset for one in (*config.data.datasets, *replay)]
     if any(is_recipe(name) for name in names):
         return None
     manifests = [read_manifest(name, check_files=False) for name in names]
@@ -56,12 +89,21 @@ def dataset_note(config: TrainConfig) -> tuple[str, str] | None:
     return " + ".join(manifest.name for manifest in manifests), together
 
 
-def _loader(config: TrainConfig, data: DataConfig, field: str, rows: int, seed: int, mesh: Mesh) -> Loader:
-    batch = "global_batch_size" if field == "data" else "replay_batch_size"
+def _loader(
+    config: TrainConfig,
+    data: DataConfig,
+    field: str,
+    rows: int,
+    seed: int,
+    mesh: Mesh,
+    species: Mapping[str, int] | None = None,
+) -> Loader:
+    batch = "replay_batch_size" if field == "replay" else "global_batch_size"
     if rows % mesh.size:
         raise UsageError(f"{batch} {rows} does not divide over {mesh.size} devices")
+    sources = [_source(one, field, _cache(data)) for one in data.datasets]
     return make_loader(
-        [_source(one, field, _cache(data)) for one in data.datasets],
+        sources,
         data,
         image_size=config.model.vision.image_size,
         context_length=config.model.text.context_length,
@@ -70,8 +112,21 @@ def _loader(config: TrainConfig, data: DataConfig, field: str, rows: int, seed: 
         token_lengths=[_token_lengths(one.dataset) for one in data.datasets],
         weights=[one.weight for one in data.datasets],
         rows=rows_here(batch_sharding(mesh), rows),
+        species=species or _classes(sources) if config.loss.kind == "species" and field != "replay" else None,
         names=(field, batch),
     )
+
+
+def _classes(sources: Sequence[RecordSource]) -> dict[str, int]:
+    """A number for each scientific name, in alphabetical order; reads every record once."""
+    names = set()
+    for source in sources:
+        for index in range(len(source)):
+            try:
+                names.add(scientific_name(source[index]))
+            except BadRecord:
+                continue
+    return {name: place for place, name in enumerate(sorted(names))}
 
 
 def _cache(data: DataConfig) -> FileCache:
@@ -80,10 +135,11 @@ def _cache(data: DataConfig) -> FileCache:
 
 def _source(one: DatasetConfig, field: str, cache: FileCache) -> RecordSource:
     splits = open_dataset(one.dataset, one.arguments, cache)
+    name = "evaluation.validation_split" if field == "evaluation" else f"{field}.split"
     if one.split not in splits:
-        raise UsageError(f"{field}.split {one.split!r} is not one of {', '.join(splits)} in {one.dataset}")
+        raise UsageError(f"{name} {one.split!r} is not one of {', '.join(splits)} in {one.dataset}")
     if not len(splits[one.split]):
-        raise UsageError(f"{field}.split {one.split!r} of {one.dataset} has no records")
+        raise UsageError(f"{name} {one.split!r} of {one.dataset} has no records")
     return splits[one.split]
 
 

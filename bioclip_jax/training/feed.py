@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import queue
 import threading
 from collections.abc import Generator, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
+from bioclip_jax.parallel.sharding import rows_here
 from bioclip_jax.pipeline.bad_samples import Replaced
 from bioclip_jax.pipeline.loader import Batch
 
@@ -33,7 +35,7 @@ class DeviceFeed:
         sharding: of a global batch.
     """
 
-    def __init__(self, batches: Generator[Mapping[str, Batch]], sharding: jax.sharding.Sharding):
+    def __init__(self, batches: Generator[Mapping[str, Batch]], sharding: jax.sharding.NamedSharding):
         self._batches, self._sharding = batches, sharding
         self._ready: queue.Queue[Placed | BaseException | None] = queue.Queue(maxsize=1)
         self._closed = threading.Event()
@@ -50,6 +52,11 @@ class DeviceFeed:
             return item
         self._ready.put(item)  # for whoever asks again
         raise StopIteration if item is None else item
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether the next batch is there."""
+        return not self._ready.empty()
 
     def close(self) -> None:
         """Ends the thread, and what works ahead behind it."""
@@ -80,18 +87,45 @@ class DeviceFeed:
         return False
 
 
-def _place(batch: Mapping[str, Batch], sharding: jax.sharding.Sharding) -> Placed:
-    streams = {
-        name: {"image": place(one.image, sharding), "tokens": place(one.tokens, sharding)}
-        for name, one in batch.items()
-    }
+def _place(batch: Mapping[str, Batch], sharding: jax.sharding.NamedSharding) -> Placed:
     return Placed(
-        streams,
+        {name: {field: place(rows, sharding) for field, rows in _arrays(one)} for name, one in batch.items()},
         {name: len(one.image) for name, one in batch.items()},
         {name: one.replaced for name, one in batch.items()},
     )
 
 
-def place(rows: np.ndarray, sharding: jax.sharding.Sharding) -> jax.Array:
-    """This process's rows as an array of the global batch, on the devices."""
-    return jax.make_array_from_process_local_data(sharding, rows)
+def _arrays(batch: Batch) -> list[tuple[str, np.ndarray]]:
+    return [(name, rows) for name, rows in batch._asdict().items() if isinstance(rows, np.ndarray)]
+
+
+def place(rows: np.ndarray, sharding: jax.sharding.NamedSharding) -> jax.Array:
+    """This process's rows, ascending, as an array of the global batch: on whichever of its devices each belongs."""
+    processes = sharding.num_devices // len(sharding.addressable_devices)
+    shape = (len(rows) * processes, *rows.shape[1:])
+    position = _positions(sharding, shape[0])
+
+    def of_device(index: tuple[slice, ...] | None) -> np.ndarray:
+        start, stop, _ = (index or (slice(None),))[0].indices(shape[0])
+        return rows[position[start] : position[start] + stop - start]
+
+    return jax.make_array_from_callback(shape, sharding, of_device)
+
+
+@functools.lru_cache(maxsize=16)
+def _positions(sharding: jax.sharding.NamedSharding, rows: int) -> Mapping[int, int]:
+    """Where each row that this process holds stands among them."""
+    return {row: position for position, row in enumerate(rows_here(sharding, rows))}
+
+
+def place_nothing(abstract_batch: Any) -> dict[str, dict[str, jax.Array]]:
+    """Zeros in the place of a batch, for a step that is not to be trained on."""
+
+    def zeros(leaf: jax.ShapeDtypeStruct) -> jax.Array:
+        return place(
+            np.zeros((len(rows_here(leaf.sharding, leaf.shape[0])), *leaf.shape[1:]), leaf.dtype), leaf.sharding
+        )
+
+    with jax.transfer_guard("allow"):
+        nothing: dict[str, dict[str, jax.Array]] = jax.tree.map(zeros, abstract_batch)
+    return nothing

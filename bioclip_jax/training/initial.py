@@ -16,6 +16,7 @@ from bioclip_jax.convert.mesh import load_on_mesh
 from bioclip_jax.convert.weights import Source
 from bioclip_jax.errors import UsageError
 from bioclip_jax.models import clip
+from bioclip_jax.parallel.sharding import replicated
 from bioclip_jax.training.sources import open_model
 
 
@@ -38,7 +39,8 @@ def load_initial(source: Source, config: TrainConfig, mesh: Mesh, console: Conso
     """Its parameters, placed on the mesh as training has them.
 
     A second visual projector that the config asks for and the weights lack starts as a copy of the first (BioCLIP 2's
-    code does so); one that the config does not ask for is left out.
+    code does so); one that the config does not ask for is left out. So is a logit bias; one that is asked for and
+    lacking starts where random weights have it, and so does the scale, which was learnt without it.
     """
     for field in dataclasses.fields(Preprocessing):
         ours, theirs = getattr(config.preprocessing, field.name), getattr(source.preprocessing, field.name)
@@ -51,8 +53,14 @@ def load_initial(source: Source, config: TrainConfig, mesh: Mesh, console: Conso
         visual.pop("replay_proj", None)
     elif "replay_proj" not in visual:
         visual["replay_proj"] = jnp.copy(visual["proj"])  # not the same array: a step donates both
-    dtype = jnp.float64 if config.dtype == "float64" else jnp.float32
-    return jax.tree.map(lambda leaf: leaf.astype(dtype), {**parameters, "visual": visual})
+    scalars: dict[str, Any] = {name: parameters[name] for name in ("logit_scale", "logit_bias") if name in parameters}
+    if not config.model.logit_bias:
+        scalars.pop("logit_bias", None)
+    elif "logit_bias" not in scalars:
+        starts = (("logit_scale", clip.INITIAL_SIGMOID_LOGIT_SCALE), ("logit_bias", clip.INITIAL_LOGIT_BIAS))
+        scalars = {name: jax.device_put(jnp.float32(value), replicated(mesh)) for name, value in starts}
+    dtype = jnp.dtype("float64" if config.dtype == "float64" else config.parameter_dtype)
+    return jax.tree.map(lambda leaf: leaf.astype(dtype), {"visual": visual, "text": parameters["text"], **scalars})
 
 
 def _shape(config: CLIPConfig) -> dict[str, Any]:

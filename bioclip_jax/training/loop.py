@@ -1,229 +1,233 @@
-"""The training loop, top to bottom.
+"""The steps of a run, and what comes between two of them.
 
 The order of operations is a contract: a step's figures are on disk before its checkpoint is started, and the checkpoint
 is started before the next step may donate its arrays. A run that is killed anywhere repeats what it would have done.
+All processes of a run do the same at the same step: what one of them is asked for travels with a batch (`signals`).
 """
 
 from __future__ import annotations
 
-import os
-import signal
-import time
-from collections.abc import Callable, Mapping
-from pathlib import Path
-from types import FrameType
-from typing import Any
+import dataclasses
+from collections.abc import Mapping
 
 import jax
 import numpy as np
 from jax.sharding import Mesh
-from rich.console import Console
-from rich.markup import escape
 
 from bioclip_jax.config import TrainConfig
-from bioclip_jax.convert.weights import Source
-from bioclip_jax.errors import UsageError, UserError
-from bioclip_jax.models.flops import train_flops
-from bioclip_jax.parallel.mesh import make_mesh
+from bioclip_jax.errors import UserError
+from bioclip_jax.parallel.agreement import gather
+from bioclip_jax.parallel.distributed import RUN_AGAIN
+from bioclip_jax.parallel.peers import Peers
 from bioclip_jax.parallel.sharding import batch_sharding
-from bioclip_jax.pipeline.bad_samples import BadSamples
 from bioclip_jax.pipeline.loader import Loader
-from bioclip_jax.pipeline.lock import exclusive
-from bioclip_jax.training.checkpointing import Checkpoints, check_dataset_note, finished_steps, prepare_work_dir
-from bioclip_jax.training.data import dataset_note, open_streams, zipped
-from bioclip_jax.training.feed import DeviceFeed
-from bioclip_jax.training.initial import load_initial, open_initial
-from bioclip_jax.training.metrics import MetricsWriter
+from bioclip_jax.training.checkpointing import Checkpoints
+from bioclip_jax.training.compiling import CompiledStep
+from bioclip_jax.training.data import zipped
+from bioclip_jax.training.evaluating import Evaluation
+from bioclip_jax.training.feed import DeviceFeed, place_nothing
+from bioclip_jax.training.profiling import Profiler
 from bioclip_jax.training.progress import StepProgress
-from bioclip_jax.training.step import Program, TrainState, make_program
-from bioclip_jax.training.throughput import peak_flops
+from bioclip_jax.training.recording import Pending, Recorder
+from bioclip_jax.training.requests import CTRL_C, Requests
+from bioclip_jax.training.signals import ABORT, PROFILE, SAVE, STOP, place_signals
+from bioclip_jax.training.step import Program, TrainState
 
 
 class Interrupted(UserError):
-    """Ctrl-C or SIGTERM: the run stopped after a whole step and saved it."""
+    """Ctrl-C or SIGTERM: the run stopped after a whole step and saved it.
 
-    exit_code = 130
-
-
-def train(config: TrainConfig, work_dir: Path, console: Console | None = None) -> TrainState:
-    """Trains, or continues the run that `work_dir` holds, and returns the last state.
-
-    Raises:
-        UserError: bad data, config or directory; a checkpoint that could not be written.
-        Interrupted: the user stopped it; running the same command again continues.
+    The exit code is 130 for Ctrl-C. For SIGTERM, by which a scheduler takes a machine away, it is 42: run me again.
     """
-    console = console or Console(stderr=True)
-    mesh = make_mesh(config.mesh.data, config.mesh.fsdp)
-    check_devices(config)
-    streams = open_streams(config, mesh)
-    is_new = not finished_steps(work_dir)
-    initial = open_initial(config) if config.initial_weights and is_new else None  # before anything is written
-    prepare_work_dir(work_dir, config)
-    with exclusive(work_dir / "lock", f"{work_dir}: another process is training here now"):
-        check_dataset_note(work_dir, dataset_note(config), is_new)
-        return _train(config, work_dir, streams, mesh, console, initial)
+
+    def __init__(self, message: str, kind: int):
+        super().__init__(message)
+        self.exit_code = 130 if kind == CTRL_C else RUN_AGAIN
 
 
-def _train(
-    config: TrainConfig,
-    work_dir: Path,
-    streams: Mapping[str, Loader],
-    mesh: Mesh,
-    console: Console,
-    initial: Source | None,
-) -> TrainState:
-    program = make_program(config, mesh)
-    checkpoints = Checkpoints(work_dir, config)
-    state = checkpoints.restore_latest(program.abstract_state)
-    if state is None and initial is not None:
-        console.print(escape(f"starting from the weights of {config.initial_weights}"), soft_wrap=True)
-        state = program.start(load_initial(initial, config, mesh, console))
-    elif state is None:
-        state = program.init()
-    first_step = int(jax.device_get(state.step))
-    if first_step:
-        console.print(f"continuing from step {first_step} of {config.total_steps}")
-    if first_step >= config.total_steps:
-        console.print("this run is finished")
-        return state
-    metrics = MetricsWriter(work_dir, first_step)
-    run = _Run(config, mesh, program, streams, checkpoints, metrics, console)
-    try:
-        with jax.transfer_guard("disallow"):
-            return run.steps(state, first_step)
-    finally:
-        metrics.close()
+@dataclasses.dataclass
+class Loop:
+    """The steps of a run, and what comes between two of them."""
 
+    config: TrainConfig
+    mesh: Mesh
+    program: Program
+    compiled: CompiledStep
+    streams: Mapping[str, Loader]
+    checkpoints: Checkpoints
+    evaluation: Evaluation
+    recorder: Recorder
+    progress: StepProgress
+    profiler: Profiler
+    requests: Requests
+    peers: Peers
 
-def check_devices(config: TrainConfig) -> None:
-    """Raises UsageError where these devices cannot run the config."""
-    if config.dtype == "float64" and not jax.config.read("jax_enable_x64"):
-        raise UsageError("dtype float64 needs the environment variable JAX_ENABLE_X64=1")
-    if config.attention == "cudnn" and jax.default_backend() != "gpu":
-        raise UsageError(f"attention cudnn needs an NVIDIA GPU; the devices here are {jax.default_backend()}")
-
-
-class _Run:
-    """The parts of a run between its first and last step."""
-
-    def __init__(
-        self,
-        config: TrainConfig,
-        mesh: Mesh,
-        program: Program,
-        streams: Mapping[str, Loader],
-        checkpoints: Checkpoints,
-        metrics: MetricsWriter,
-        console: Console,
-    ):
-        self.config, self.mesh, self.program, self.streams = config, mesh, program, streams
-        self.checkpoints, self.metrics = checkpoints, metrics
-        self.pairs = sum(loader.global_batch_size for loader in streams.values())
-        self.flops = step_flops(config, streams)
-        self.bad = {name: BadSamples(loader.sample.data.max_bad_share) for name, loader in streams.items()}
-        self.told = dict.fromkeys(streams, 0)
-        self.peak = peak_flops()
-        self.progress = StepProgress(config, console)
-        self.stop_requested = False
-        self.waited = 0.0
+    def __post_init__(self) -> None:
+        self.pending: Pending | None = None
+        self.agreed: dict[int, int] = {}
+        """Signals that all processes know of, since something was last done about them."""
+        self.aborted: int | None = None
+        """The first step that a process had no data for."""
+        self.failure: UserError | None = None
+        """Why this process has none."""
+        self.last_saved = 0
 
     def steps(self, state: TrainState, first_step: int) -> TrainState:
-        """Steps first_step .. total_steps - 1."""
-        total = self.config.total_steps
-        feed = DeviceFeed(zipped(self.streams, first_step, total), batch_sharding(self.mesh))
-        pending: tuple[int, int, dict[str, jax.Array]] | None = None
-        previous_signals, at_once = self._listen(), False
-        self.clock = time.perf_counter()
-        try:
-            with self.progress.running(first_step):
-                for step in range(first_step, total):
-                    waiting = time.perf_counter()
-                    try:
-                        batch = next(feed)
-                        for name, bad in self.bad.items():
-                            bad.add(batch.samples[name], batch.replaced[name])
-                    except UserError:
-                        # A process that saved alone would wait for the others.
-                        if pending is not None and jax.process_count() == 1:
-                            self._save(state, step, pending)
-                        raise
-                    self.waited += time.perf_counter() - waiting
-                    state, values = self.program.step(state, batch.streams)
-                    # The figures of the step before are fetched while this one computes.
-                    self._record(pending)
-                    pending = (step, sum(map(len, batch.replaced.values())), values)
-                    done, stop = step + 1, self.stop_requested
-                    if self.checkpoints.due(done) or done == total or stop:
-                        self._save(state, done, pending)
-                        pending = None
-                    if stop and done < total:
-                        raise Interrupted(
-                            f"stopped after step {done} of {total}, which is saved; run the same command to continue"
-                        )
-        except KeyboardInterrupt:
-            at_once = True
-            raise
-        finally:
-            feed.close()
+        """Steps first_step .. total_steps - 1.
+
+        Raises:
+            Interrupted: Ctrl-C or SIGTERM.
+            UserError: there are no more data, too many steps were not finite, or a checkpoint could not be written.
+        """
+        feed = DeviceFeed(zipped(self.streams, first_step, self.config.total_steps), batch_sharding(self.mesh))
+        self.last_saved, ended_well = first_step, False
+        with self.requests.listening():  # until the last save has ended, which no signal may cut off
             try:
-                self.checkpoints.finish()  # the last save ends before a signal can end the process
+                with self.progress.running(first_step):
+                    for step in range(first_step, self.config.total_steps):
+                        state = self._step(state, step, feed)
+                        if self._pauses_after(step + 1):
+                            self._pause(state, step + 1)
+                ended_well = True
             except UserError:
-                if not at_once:  # a save that a second Ctrl-C cut off is swept away by the next start
-                    raise
+                ended_well = self.peers.count == 1 or self.peers.agreed
+                raise
             finally:
-                self._restore(previous_signals)
+                feed.close()
+                try:
+                    self.profiler.close()
+                finally:
+                    self._finish(ended_well)
         return state
 
-    def _save(self, state: TrainState, done: int, pending: tuple[int, int, dict[str, jax.Array]]) -> None:
-        self._record(pending)
-        self.metrics.flush()
-        self.checkpoints.save(state, done)
+    def _step(self, state: TrainState, step: int, feed: DeviceFeed) -> TrainState:
+        """Sends one step to the devices, and fetches the figures of the one before while it computes."""
+        alone = self.peers.count == 1
+        rows, replaced = self._rows(state, step, feed)
+        signals = {} if alone else self.requests.flags()
+        if self.failure is not None:
+            signals[ABORT] = 1
+        self.profiler.before(step)
+        state, values = self.compiled.run(state, rows, place_signals(signals, self.mesh))
+        self._record()
+        self.pending = Pending(step, replaced, values)
+        if alone:  # nobody has to be asked
+            self._agree_on(self.requests.flags())
+        if PROFILE in self.agreed:
+            self.profiler.request(step + 1)
+            del self.agreed[PROFILE]
+        return state
 
-    def _record(self, pending: tuple[int, int, dict[str, jax.Array]] | None) -> None:
-        """Figures of a step; its times are those since the step before was recorded."""
-        if pending is None:
+    def _rows(
+        self, state: TrainState, step: int, feed: DeviceFeed
+    ) -> tuple[Mapping[str, Mapping[str, jax.Array]], int]:
+        """A step's batch, and how many of its samples were replaced."""
+        if self.failure is None:
+            try:
+                if not feed.is_ready:
+                    self._record()  # so that waiting counts only once the devices have nothing to do
+                with self.recorder.waiting():
+                    batch = next(feed)
+                for name, bad in self.recorder.bad.items():
+                    bad.add(batch.samples[name], batch.replaced[name])
+                return batch.streams, sum(map(len, batch.replaced.values()))
+            except UserError as error:
+                if self.peers.count == 1:
+                    if step != self.last_saved:
+                        self._record()
+                        self._save(state, step)
+                    raise
+                # The others already wait for this process's rows, and learn of this with them.
+                self.failure = error
+        lengths = {name: loader.tokens for name, loader in self.streams.items()}
+        return place_nothing(self.program.abstract_batch(lengths)), 0
+
+    def _record(self) -> None:
+        if self.pending is None:
             return
-        step, replaced, values = pending
-        figures = {name: float(value) for name, value in jax.device_get(values).items()}
-        figures["replaced_samples"] = replaced
-        now = time.perf_counter()
-        seconds, self.clock = now - self.clock, now
-        waited, self.waited = self.waited, 0.0
-        if not np.isfinite(figures["loss"]):
-            raise UserError(f"the loss of step {step} is {figures['loss']}; the last checkpoint is from before")
-        figures["images_per_second"] = self.pairs / seconds
-        figures["mfu"] = self.flops / seconds / self.peak
-        figures["data_wait_share"] = waited / seconds
-        figures["seconds"] = seconds
-        self.metrics.write(step, figures)
-        self.progress.advance(step, figures)
-        for name, bad in self.bad.items():
-            if bad.count > 2 * self.told[name]:  # at 1, 3, 7, ... of them: the metrics have all
-                self.told[name] = bad.count
-                self.progress.say(f"{name}: {bad.in_words()}")
+        signals = self.recorder.record(self.pending)
+        if ABORT in signals and self.aborted is None:
+            self.aborted = self.pending.step
+        self.profiler.after(self.pending.step)
+        self.pending = None
+        self._agree_on(signals)
 
-    def _listen(self) -> dict[int, Any]:
-        """The first Ctrl-C or SIGTERM ends the run after its step; a second Ctrl-C ends it at once."""
+    def _agree_on(self, signals: Mapping[int, int]) -> None:
+        for column, value in signals.items():
+            if value:
+                self.agreed[column] = max(value, self.agreed.get(column, 0))
 
-        def request(number: int, frame: FrameType | None) -> None:
-            if self.stop_requested:
-                raise KeyboardInterrupt
-            self.stop_requested = True
-            # Not through rich: the main thread may be in the middle of writing.
-            os.write(2, b"\nstopping after this step; once more to stop at once\n")
+    def _pauses_after(self, done: int) -> bool:
+        """Whether anything is to be done between two steps; the same in all processes."""
+        return (
+            bool(self.agreed)
+            or self.recorder.has_failed
+            or self.checkpoints.due(done)
+            or self.evaluation.due(done)
+            or done == self.config.total_steps
+        )
 
+    def _pause(self, state: TrainState, done: int) -> None:
+        """After `done` steps: evaluates, saves, and ends the run where that was agreed."""
+        self._record()
+        if self.aborted is not None:
+            self._give_up(state, self.aborted)
+        total, agreed = self.config.total_steps, self.agreed
+        self.agreed = {column: value for column, value in agreed.items() if column == PROFILE}
+        ends = STOP in agreed or self.recorder.has_failed
+        with self.recorder.pausing():
+            if self.evaluation.due(done) and not ends:
+                try:
+                    if not self.evaluate(state, done):  # in all processes: some were asked to stop
+                        agreed[STOP] = max(gather(self.requests.stop))
+                        ends = True
+                except UserError:  # all processes have it
+                    self._save(state, done)
+                    self.peers.agreed = True
+                    raise
+                except Exception:
+                    if self.peers.count == 1:
+                        self._save(state, done)
+                    raise
+            if ends or SAVE in agreed or done == total or self.checkpoints.due(done):
+                self._save(state, done)
+        if self.recorder.has_failed:
+            self.peers.agreed = True
+            raise UserError(self.recorder.report())
+        if STOP in agreed and (done < total or self.evaluation.due(done)):
+            self.peers.agreed = True
+            raise Interrupted(
+                f"stopped after step {done} of {total}, which is saved; run the same command to continue", agreed[STOP]
+            )
+
+    def evaluate(self, state: TrainState, done: int) -> bool:
+        """Measures the weights after `done` steps; False if a stop that was asked for meanwhile left it undone."""
+        figures = self.evaluation.run(state.weights, done, lambda: bool(self.requests.stop))
+        if figures:
+            self.recorder.write_evaluation(done, figures)
+            self.checkpoints.note_figures(done, figures)
+        return bool(figures)
+
+    def _save(self, state: TrainState, done: int) -> None:
+        self.recorder.flush()
+        self.checkpoints.save(state, done)
+        self.last_saved = done
+        self.requests.saved()
+
+    def _give_up(self, state: TrainState, failed: int) -> None:
+        """Ends the run in all processes because one has no data for step `failed`, nor have had any for those since."""
+        if failed != self.last_saved:
+            with jax.transfer_guard("allow"):
+                count = jax.make_array_from_callback((), state.step.sharding, lambda _: np.asarray(failed, np.int32))
+            self._save(dataclasses.replace(state, step=count), failed)
+        self.peers.agreed = True
+        raise self.failure or UserError("another process stopped: see its output")
+
+    def _finish(self, ended_well: bool) -> None:
+        """The last save ends before the process does, unless that could take for ever."""
         try:
-            return {number: signal.signal(number, request) for number in (signal.SIGINT, signal.SIGTERM)}
-        except ValueError:  # not the main thread: the caller's signals are its own
-            return {}
-
-    @staticmethod
-    def _restore(handlers: Mapping[int, Callable[..., Any] | int | None]) -> None:
-        for number, handler in handlers.items():
-            if handler is not None:  # one that was not installed from Python cannot be put back
-                signal.signal(number, handler)
-
-
-def step_flops(config: TrainConfig, streams: Mapping[str, Loader]) -> float:
-    """Model FLOPs of a step on all streams."""
-    return sum(train_flops(config.model, one.global_batch_size, one.tokens) for one in streams.values())
+            if ended_well or self.peers.count == 1:
+                self.checkpoints.finish()
+        except UserError:
+            if ended_well:  # a save that a second Ctrl-C cut off is swept away by the next start
+                raise

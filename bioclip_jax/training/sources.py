@@ -89,10 +89,11 @@ def _is_converted(folder: Path) -> bool:
 
 
 def _open_run(run: Run, name: str) -> Source:
-    from bioclip_jax.convert.orbax import OrbaxWeights
+    from bioclip_jax.convert.orbax import PARAMETERS, OrbaxWeights
 
     config = run.config
-    weights = OrbaxWeights(run.work_dir / CHECKPOINTS / str(run.step), config.model, name)
+    key = "ema" if config.optimizer.ema_decay else PARAMETERS
+    weights = OrbaxWeights(run.work_dir / CHECKPOINTS / str(run.step), config.model, name, key)
     return Source(name, "a training run", config.model, config.preprocessing, weights, run.work_dir.name)
 
 

@@ -7,29 +7,21 @@ import time
 import jax
 import jax.numpy as jnp
 
-PEAK_BFLOAT16 = {
-    "TPU v4": 275e12,
-    "TPU v5 lite": 197e12,
-    "TPU v5e": 197e12,
-    "TPU v5": 459e12,
-    "TPU v5p": 459e12,
-    "TPU v6 lite": 918e12,
-    "TPU v6e": 918e12,
-    "NVIDIA A100": 312e12,
-    "NVIDIA H100": 989e12,
-    "NVIDIA H200": 989e12,
-}
-"""Dense bfloat16 FLOP/s of one device by the start of its `device_kind`; vendors' data sheets."""
+from bioclip_jax.parallel.chips import chip_of
 
 
 def peak_flops() -> float:
-    """FLOP/s of all local devices: the data sheet's where the device is known, else measured by a matrix product."""
-    kind = jax.local_devices()[0].device_kind
-    matches = [name for name in PEAK_BFLOAT16 if kind.startswith(name)]
-    if matches:
-        return PEAK_BFLOAT16[max(matches, key=len)] * jax.local_device_count()
-    # CPU devices share one machine's cores, so all of them are as fast as one.
-    return _measured_peak() * (1 if jax.default_backend() == "cpu" else jax.local_device_count())
+    """FLOP/s of the devices of all processes: the data sheet's where known, else measured by a matrix product."""
+    if chip := chip_of(jax.local_devices()[0].device_kind):
+        return chip.device_flops_per_second * jax.device_count()
+    # CPU devices share one machine's cores, so all those of a process are as fast as one.
+    return _measured_peak() * (jax.process_count() if jax.default_backend() == "cpu" else jax.device_count())
+
+
+def device_memory() -> int | None:
+    """The most bytes that any of this process's devices has held; None where devices do not count them."""
+    peaks = [(device.memory_stats() or {}).get("peak_bytes_in_use") for device in jax.local_devices()]
+    return max((peak for peak in peaks if peak is not None), default=None)
 
 
 def _measured_peak(size: int = 1024, repeats: int = 5) -> float:

@@ -12,9 +12,10 @@ from hypothesis import strategies as st
 from bioclip_jax.config import DataConfig
 from bioclip_jax.errors import UsageError, UserError
 from bioclip_jax.pipeline.bad_samples import BadSamples, Replaced
-from bioclip_jax.pipeline.loader import Batch, make_loader, token_bucket
+from bioclip_jax.pipeline.loader import Batch, make_loader
 from bioclip_jax.pipeline.order import Order
 from bioclip_jax.pipeline.record import BadRecord
+from bioclip_jax.pipeline.token_lengths import token_bucket
 from bioclip_jax.text.captions import TEXT_TYPES, caption, text_type_of_step
 from bioclip_jax.text.taxonomy import Taxon
 from bioclip_jax.text.tokenizer import END_OF_TEXT, Tokenizer

@@ -1,18 +1,31 @@
-"""What a run leaves on disk: kept by policy, never damaged by a full disk, and refused with one line when damaged."""
+"""What a run leaves on disk: kept by policy, safe from a full disk, passed over by a restart where it is damaged."""
 
+import dataclasses
+import io
+import os
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import jax
 import numpy as np
 import pytest
+from rich.console import Console
 
 import bioclip_jax
 from bioclip_jax.cli import main
-from bioclip_jax.training.checkpointing import finished_steps, read_config
-from bioclip_jax.training.metrics import read_metrics
+from bioclip_jax.config import CheckpointConfig, EvaluationConfig, OptimizerConfig
+from bioclip_jax.errors import UserError
+from bioclip_jax.recipes import load_recipe
+from bioclip_jax.training.checkpointing import Checkpoints, _Kept, finished_steps, read_config
+from bioclip_jax.training.evaluating import Evaluation
+from bioclip_jax.training.file_sums import find_damage
+from bioclip_jax.training.loop import Interrupted
+from bioclip_jax.training.metrics import TIMINGS, read_evaluations, read_metrics
+from bioclip_jax.training.run import train
 
 CONFIG = """
 from bioclip_jax.config import *
@@ -89,6 +102,65 @@ def test_continuing_on_another_mesh_is_allowed(run, copy):
         np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5)
 
 
+def damage(checkpoint, how):
+    """Damages the largest file of a checkpoint; returns its name."""
+    largest = max((path for path in checkpoint.rglob("*") if path.is_file()), key=lambda path: path.stat().st_size)
+    data = bytearray(largest.read_bytes())
+    if how == "missing":
+        largest.unlink()
+    elif how == "truncated":
+        largest.write_bytes(data[: len(data) // 2])
+    else:
+        data[len(data) // 2] ^= 1
+        largest.write_bytes(data)
+    return largest.relative_to(checkpoint).as_posix()
+
+
+@pytest.mark.parametrize(
+    ("how", "what"),
+    [("missing", "is missing"), ("truncated", "bytes instead of"), ("flipped", "has other content than was written")],
+)
+def test_damage_of_a_file_is_found_and_named(copy, how, what):
+    checkpoint = copy / "checkpoints" / "6"
+    assert find_damage(checkpoint) is None
+    name = damage(checkpoint, how)
+    found = find_damage(checkpoint)
+    assert found.startswith(name)
+    assert what in found
+
+
+def continued(run, work_dir):
+    """What a run says when it is started again."""
+    console = Console(file=io.StringIO(), width=300)
+    train(load_recipe("configs", str(run[0])).config, work_dir, console)
+    return console.file.getvalue()
+
+
+def figures(work_dir):
+    return [{name: value for name, value in row.items() if name not in TIMINGS} for row in read_metrics(work_dir)]
+
+
+def test_run_continues_loudly_from_the_checkpoint_before_a_damaged_one(run, copy):
+    name = damage(copy / "checkpoints" / "6", "flipped")
+    said = continued(run, copy)
+    assert f"checkpoints/6 is damaged: {name} has other content than was written" in said
+    assert "continuing from step 4 of 6" in said
+    assert (copy / "checkpoints" / "6.damaged").is_dir()
+    assert finished_steps(copy) == [4, 6]
+    assert figures(copy) == figures(run[1])
+
+
+def test_half_written_checkpoint_without_sums_is_passed_over_and_a_run_without_any_is_not_begun_anew(run, copy):
+    for step in ("4", "6"):
+        (copy / "checkpoints" / step / "file_sums.json").unlink()
+        for path in (copy / "checkpoints" / step).rglob("*"):
+            if path.is_file() and path.stat().st_size > 1000:
+                path.write_bytes(path.read_bytes()[:100])
+    for _ in range(2):
+        with pytest.raises(UserError, match=r"all checkpoints are damaged \(4.damaged, 6.damaged\); put one back"):
+            continued(run, copy)
+
+
 def test_damaged_checkpoint_is_one_line(run, copy, capsys):
     for path in (copy / "checkpoints" / "6").rglob("*"):
         if path.is_file() and path.stat().st_size > 1000:
@@ -96,6 +168,7 @@ def test_damaged_checkpoint_is_one_line(run, copy, capsys):
     fails(capsys, ["convert", copy, copy / "out", "--to", "open_clip"], "not a readable checkpoint")
 
 
+@pytest.mark.slow
 def test_full_disk_while_figures_are_written_is_one_line(run, tmp_path):
     tiny = ["sh", "-c", 'ulimit -f 1; exec "$@"', "sh", sys.executable, "-m", "bioclip_jax.cli"]
     command = [*tiny, "train", str(run[0]), "--work-dir", str(tmp_path / "run")]
@@ -105,6 +178,7 @@ def test_full_disk_while_figures_are_written_is_one_line(run, tmp_path):
     assert "cannot be written" in done.stderr
 
 
+@pytest.mark.slow
 def test_full_disk_during_a_checkpoint_loses_nothing_that_was_finished(run, copy):
     shutil.rmtree(copy / "checkpoints" / "6")
     # Files may grow to 200 blocks only: like a disk that fills up while the arrays are written.
@@ -122,3 +196,103 @@ def test_full_disk_during_a_checkpoint_loses_nothing_that_was_finished(run, copy
 
 def test_work_directory_that_cannot_be_written_is_one_line(run, capsys):
     fails(capsys, ["train", run[0], "--work-dir", Path("/proc/nothing/run")], "cannot be written")
+
+
+def kept(config, steps, figures):
+    policy = _Kept(config, figures)
+    answers = policy.should_preserve([SimpleNamespace(step=step) for step in steps], context=None)
+    return [step for step, answer in zip(steps, answers, strict=True) if answer]
+
+
+def test_checkpoints_are_kept_by_age_by_multiple_and_by_what_was_measured():
+    steps, figures = [2, 4, 5, 6, 8], {3: 0.5, 5: 0.9, 7: 0.7}
+    assert kept(CheckpointConfig(keep=2), steps, {}) == [6, 8]
+    assert kept(CheckpointConfig(keep=1, keep_every_steps=4), steps, {}) == [4, 8]
+    best = CheckpointConfig(keep=1, best_metric="accuracy")
+    assert kept(best, steps, figures) == [5, 8]  # 6 has the figure of step 5, too, but is later
+    assert kept(dataclasses.replace(best, best_is="lowest"), steps, figures) == [4, 8]
+    assert kept(best, [2], {}) == [2]
+
+
+def test_steps_that_are_kept_for_good_are_saved_also_between_the_others(tmp_path):
+    checkpoints = Checkpoints(tmp_path, CheckpointConfig(every_steps=4, keep_every_steps=6))
+    assert [step for step in range(1, 13) if checkpoints.due(step)] == [4, 6, 8, 12]
+    checkpoints.finish()
+
+
+@pytest.mark.slow
+def test_best_checkpoint_by_the_evaluation_is_kept_and_a_restart_repeats_the_evaluations(run, tmp_path):
+    config = dataclasses.replace(
+        load_recipe("configs", str(run[0])).config,
+        evaluation=EvaluationConfig(every_steps=2, validation_split="test", validation_steps=1),
+        checkpoint=CheckpointConfig(every_steps=4, keep=1, best_metric="validation_loss", best_is="highest"),
+        optimizer=OptimizerConfig(learning_rate=1e-3, warmup_steps=2),
+    )
+    quiet = Console(quiet=True)
+    train(config, tmp_path / "run", quiet)
+    measured = read_evaluations(tmp_path / "run")
+    assert [row["step"] for row in measured] == [1, 3, 5]
+    best = max(measured, key=lambda row: row["validation_loss"])["step"] + 1
+    assert finished_steps(tmp_path / "run") == sorted({best, 6})
+    if best != 6:
+        shutil.rmtree(tmp_path / "run" / "checkpoints" / "6")
+        train(config, tmp_path / "run", quiet)
+        assert read_evaluations(tmp_path / "run") == measured
+    lines = tmp_path / "run" / "evaluations.jsonl"  # the last one missing, as where a stop came before it
+    lines.write_text("".join(lines.read_text().splitlines(keepends=True)[:-1]))
+    train(config, tmp_path / "run", quiet)
+    assert read_evaluations(tmp_path / "run") == measured
+
+
+def test_stop_during_an_evaluation_leaves_it_to_the_next_start(run, tmp_path, monkeypatch):
+    """Also during the last one, where the run is not finished before it has that."""
+    config = dataclasses.replace(
+        load_recipe("configs", str(run[0])).config,
+        evaluation=EvaluationConfig(every_steps=3, validation_split="test", validation_steps=1),
+    )
+    train(config, tmp_path / "whole", Console(quiet=True))
+    evaluate = Evaluation.run
+
+    def stopped(*arguments):
+        os.kill(os.getpid(), signal.SIGTERM)
+        return evaluate(*arguments)
+
+    def stopped_at(done):
+        def run(self, weights, step, *rest):
+            return (stopped if step == done else evaluate)(self, weights, step, *rest)
+
+        return run
+
+    for done in (3, 6):  # the second start catches up with the first evaluation
+        monkeypatch.setattr(Evaluation, "run", stopped_at(done))
+        with pytest.raises(Interrupted, match=f"stopped after step {done} of 6") as stop:
+            train(config, tmp_path / "run", Console(quiet=True))
+        assert stop.value.exit_code == 42
+        assert finished_steps(tmp_path / "run")[-1] == done
+    assert [row["step"] for row in read_evaluations(tmp_path / "run")] == [2]
+    monkeypatch.setattr(Evaluation, "run", evaluate)
+    train(config, tmp_path / "run", Console(quiet=True))
+    assert read_evaluations(tmp_path / "run") == read_evaluations(tmp_path / "whole")
+
+
+def test_checkpoints_come_by_time_besides_those_by_step(run, tmp_path):
+    config = load_recipe("configs", str(run[0])).config
+    always = dataclasses.replace(config, checkpoint=CheckpointConfig(every_steps=100, every_minutes=1e-9, keep=9))
+    train(always, tmp_path / "run", Console(quiet=True))
+    assert finished_steps(tmp_path / "run") == [1, 2, 3, 4, 5, 6]
+
+
+def test_steps_that_are_not_finite_are_skipped_told_and_past_the_limit_end_the_run(run, tmp_path):
+    config = dataclasses.replace(
+        load_recipe("configs", str(run[0])).config,
+        optimizer=OptimizerConfig(learning_rate=1e30, warmup_steps=0),
+        max_skipped_steps=1,
+        total_steps=20,
+    )
+    console = Console(file=io.StringIO(), width=300)
+    with pytest.raises(UserError, match=r"[23] steps were skipped .* step \d+ \(loss nan.*lower optimizer.learning"):
+        train(config, tmp_path / "run", console)
+    assert "is not finite and changes nothing; 1 steps were skipped so far" in console.file.getvalue()
+    rows = read_metrics(tmp_path / "run")
+    assert rows[-1]["loss"] is None
+    assert finished_steps(tmp_path / "run")[-1] == len(rows) < 20

@@ -10,7 +10,7 @@ from flax import nnx
 
 import bioclip_jax
 from bioclip_jax.cli import main
-from bioclip_jax.config import CLIPConfig, Preprocessing, TextConfig, TrainConfig, VisionConfig
+from bioclip_jax.config import CLIPConfig, DataConfig, LossConfig, Preprocessing, TextConfig, TrainConfig, VisionConfig
 from bioclip_jax.errors import UsageError
 from bioclip_jax.models import clip
 from bioclip_jax.parallel.mesh import make_mesh
@@ -44,7 +44,7 @@ def console():
     return Console(record=True, width=200)
 
 
-@pytest.mark.parametrize("fsdp", [1, 4])
+@pytest.mark.parametrize("fsdp", [1, pytest.param(4, marks=pytest.mark.slow)])
 def test_a_run_starts_from_the_weights_of_any_format(tmp_path, weights, capsys, fsdp):
     (tmp_path / "small.py").write_text(CONFIG)
     train = ["train", str(tmp_path / "small.py"), "--work-dir", str(tmp_path / "run")]
@@ -62,7 +62,9 @@ def test_a_run_starts_from_the_weights_of_any_format(tmp_path, weights, capsys, 
 @pytest.mark.core
 @pytest.mark.parametrize("fsdp", [1, 4])
 def test_a_missing_second_projector_starts_as_a_copy_of_the_first(weights, fsdp):
-    config = TrainConfig(dataclasses.replace(MODEL, replay_projector=True), initial_weights=str(weights))
+    model = dataclasses.replace(MODEL, replay_projector=True)
+    replay = {"replay": DataConfig("replay"), "replay_batch_size": 4}
+    config = TrainConfig(model, initial_weights=str(weights), **replay)
     parameters = load_initial(open_initial(config), config, make_mesh(fsdp=fsdp), console())
     proj, replay = parameters["visual"]["proj"], parameters["visual"]["replay_proj"]
     np.testing.assert_array_equal(proj, replay)
@@ -81,6 +83,18 @@ def test_a_second_projector_that_is_not_asked_for_is_left_out(tmp_path):
     assert jax.tree.structure(loaded) == jax.tree.structure(clip.abstract(MODEL)[1])
 
 
+@pytest.mark.core
+def test_a_logit_bias_comes_and_goes_with_the_loss(tmp_path, weights):
+    config = TrainConfig(MODEL, loss=LossConfig(kind="sigmoid"), initial_weights=str(weights))
+    loaded = load_initial(open_initial(config), config, make_mesh(), console())
+    assert jax.tree.structure(loaded) == jax.tree.structure(clip.abstract(config.model)[1])
+    assert float(loaded["logit_bias"]) == -10
+    assert float(loaded["logit_scale"]) == pytest.approx(np.log(10))
+    bioclip_jax.Model(config.model, Preprocessing(), loaded).save(tmp_path / "model", "orbax")
+    plain = TrainConfig(MODEL, initial_weights=str(tmp_path / "model"))
+    assert "logit_bias" not in load_initial(open_initial(plain), plain, make_mesh(), console())
+
+
 def test_weights_of_another_shape_are_refused_before_anything_is_written(tmp_path, weights):
     other = dataclasses.replace(MODEL, embed_dim=24, text=TextConfig(width=64, layers=1, heads=2))
     with pytest.raises(UsageError, match=r"model.embed_dim is 24, not its 16; model.text.width is 64, not its 32"):
@@ -92,6 +106,7 @@ def test_weights_of_another_shape_are_refused_before_anything_is_written(tmp_pat
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_when_its_initial_weights_are_gone(tmp_path, weights):
     import shutil
 

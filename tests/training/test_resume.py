@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from bioclip_jax.config import to_json
+from bioclip_jax.config_json import to_json
 from bioclip_jax.pipeline.build import build
 from bioclip_jax.recipes import load_recipe
 from bioclip_jax.training.metrics import TIMINGS, read_metrics
@@ -87,7 +87,7 @@ def uninterrupted(command, tmp_path_factory):
 # Before the first checkpoint and after the last, while one is being written, right after one, and twice in one run.
 @pytest.mark.parametrize(
     "kills",
-    [[4], [5, 9], *(pytest.param(kills, marks=pytest.mark.slow) for kills in ([2], [12, 13], [17], [18]))],
+    [[4], *(pytest.param(kills, marks=pytest.mark.slow) for kills in ([5, 9], [2], [12, 13], [17], [18]))],
     ids=str,
 )
 def test_killed_run_repeats_the_uninterrupted_one(command, uninterrupted, tmp_path, kills):
@@ -98,12 +98,29 @@ def test_killed_run_repeats_the_uninterrupted_one(command, uninterrupted, tmp_pa
     assert figures(tmp_path) == uninterrupted
 
 
-def test_interrupted_run_saves_its_last_step_and_continues_there(command, uninterrupted, tmp_path):
-    code, errors = stop_after(start(command, tmp_path), 6, signal.SIGINT)
-    assert code == 130
+@pytest.mark.parametrize(
+    ("number", "expected"), [(signal.SIGINT, 130), pytest.param(signal.SIGTERM, 42, marks=pytest.mark.slow)]
+)
+def test_interrupted_run_saves_its_last_step_and_continues_there(command, uninterrupted, tmp_path, number, expected):
+    code, errors = stop_after(start(command, tmp_path), 6, number)
+    assert code == expected
     assert "saved; run the same command to continue" in errors
     stopped_at = max(int(path.name) for path in (tmp_path / "checkpoints").iterdir())
     assert f"continuing from step {stopped_at} of 18" in finish(command, tmp_path)
+    assert figures(tmp_path) == uninterrupted
+
+
+@pytest.mark.slow
+def test_run_that_is_terminated_before_its_first_step_asks_to_be_started_again(command, uninterrupted, tmp_path):
+    stop_after(start(command, tmp_path), 6, signal.SIGINT)
+    process = start(command, tmp_path)
+    for line in process.stderr:
+        if line.startswith("continuing from step"):  # and compiles
+            process.send_signal(signal.SIGTERM)
+            break
+    errors = process.stderr.read()
+    assert process.wait(timeout=120) == 42, errors
+    finish(command, tmp_path)
     assert figures(tmp_path) == uninterrupted
 
 
@@ -115,6 +132,7 @@ def test_finished_run_is_left_as_it_is(command, uninterrupted, tmp_path):
     assert (tmp_path / "metrics.jsonl").read_bytes() == before
 
 
+@pytest.mark.slow
 def test_second_interrupt_ends_the_run_at_once(command, uninterrupted, tmp_path):
     process = start(command, tmp_path)
     for line in process.stderr:
@@ -141,6 +159,7 @@ def test_two_processes_do_not_train_in_one_directory(command, tmp_path):
     assert "another process is training here now" in errors
 
 
+@pytest.mark.slow
 def test_run_killed_while_it_wrote_its_config_can_be_started_again(command, uninterrupted, tmp_path):
     (tmp_path / "config.json.tmp").write_text('{"mod')
     finish(command, tmp_path)

@@ -24,8 +24,8 @@ from bioclip_jax.recipes import load_recipe
 from bioclip_jax.training.checkpointing import finished_steps
 from bioclip_jax.training.data import open_streams, zipped
 from bioclip_jax.training.feed import DeviceFeed
-from bioclip_jax.training.loop import train
 from bioclip_jax.training.metrics import TIMINGS, read_metrics
+from bioclip_jax.training.run import train
 
 RECIPE = '''
 """Squares of one colour with a caption; every third one is damaged if asked for."""
@@ -107,6 +107,7 @@ def test_mixed_datasets_come_by_their_weights(config, tmp_path):
     assert sum((image == image[0, 0]).all() for image in images) == 48
 
 
+@pytest.mark.slow
 def test_bad_samples_are_counted_named_and_past_the_limit_the_run_stops(config, tmp_path):
     replay = dataclasses.replace(config.replay, arguments={"damaged": True, "count": 60})
     run = dataclasses.replace(config, replay=replay)
@@ -122,6 +123,7 @@ def test_bad_samples_are_counted_named_and_past_the_limit_the_run_stops(config, 
     assert 0 < done < 40
 
 
+@pytest.mark.slow
 def test_a_run_does_not_continue_on_data_that_were_built_anew(config, tmp_path):
     def built(images):
         source = load_recipe("data", "synthetic").source(num_images=images, num_species=20, image_size=32)
@@ -181,10 +183,8 @@ def test_a_feed_that_is_closed_early_ends_what_works_behind_it(config):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"replay_batch_size": 0}, "replay needs both"),
-        ({"replay": DataConfig(dataset="")}, "replay needs both"),
-        ({"replay_batch_size": 1}, "a replay_batch_size of 2 or more"),
-        ({"model": CLIPConfig()}, "model.replay_projector"),
+        ({"replay": DataConfig(dataset="")}, "replay_batch_size is 4, but replay.dataset is empty"),
+        ({"replay_batch_size": 1}, "replay_batch_size is 1; it has to be 0 for none, or 2 or more"),
         ({"data": DataConfig(dataset="")}, "data.dataset is empty"),
     ],
 )
