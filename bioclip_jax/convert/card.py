@@ -32,6 +32,12 @@ REPLAY = (
     "experience replay. Stock OpenCLIP refuses a folder that holds it; BioCLIP 2's training code takes it."
 )
 
+BIAS = (
+    "These weights were trained with the sigmoid loss: the probability that a photo and a text belong together is the "
+    "sigmoid of their logit plus the bias {bias:.6g}, which `CLIPModel` and ONNX have no place for. Which of several "
+    "texts fits best does not depend on it."
+)
+
 USE = {
     "open_clip": """```python
 import open_clip
@@ -129,6 +135,8 @@ def model_card(source: Source, to: str, dtype: str, provenance: Provenance, *, h
     page.section("Use", use.replace("_model.onnx", "_model_fp16.onnx") if dtype == "float16" else use)
     sizes = page.table(("", "images", "texts"), _sizes(source.config))
     page.section("Sizes", *sizes, "", _totals(source.config, dtype), f"The logit scale is {scale:.6g}.")
+    if source.config.logit_bias:
+        page.lines.append(BIAS.format(bias=_scalar(source, "logit_bias")))
     if has_replay:
         page.lines += ["", REPLAY]
     page.section("Preprocessing", *page.table(("", ""), _preprocessing(source.config, source.preprocessing)))
@@ -144,8 +152,12 @@ def model_card(source: Source, to: str, dtype: str, provenance: Provenance, *, h
 
 def logit_scale(source: Source) -> float:
     """The factor between cosine similarities and logits."""
-    (parameter,) = (parameter for parameter in parameters_of(source.config) if parameter.path == "logit_scale")
-    return math.exp(float(source.weights.read(parameter)))
+    return math.exp(_scalar(source, "logit_scale"))
+
+
+def _scalar(source: Source, path: str) -> float:
+    (parameter,) = (parameter for parameter in parameters_of(source.config) if parameter.path == path)
+    return float(source.weights.read(parameter))
 
 
 def _head(to: str, provenance: Provenance) -> list[str]:

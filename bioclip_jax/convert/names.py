@@ -22,7 +22,7 @@ Layout = Literal["same", "transposed", "patches"]
 """`patches`: [width, channels, row, column] where ours is [(row, column, channel), width]."""
 Shape = tuple[int, ...]
 
-REPLAY_KEY = "visual.continual_proj"
+REPLAY_KEY, BIAS_KEY = "visual.continual_proj", "logit_bias"
 
 # Ours, OpenCLIP's, Hugging Face's, the layout of both. `q|k|v` stands for three tensors, one below the other.
 _BLOCK: tuple[tuple[str, str, str, Layout], ...] = (
@@ -84,6 +84,7 @@ _REST: tuple[tuple[str, str, Layout, str, Layout], ...] = (
     ("text/ln_final/bias", "ln_final.bias", "same", "text_model.final_layer_norm.bias", "same"),
     ("text/proj", "text_projection", "same", "text_projection.weight", "transposed"),
     ("logit_scale", "logit_scale", "same", "logit_scale", "same"),
+    ("logit_bias", BIAS_KEY, "same", "", "same"),
 )
 
 IGNORED: Mapping[Format, frozenset[str]] = {
@@ -180,8 +181,9 @@ def from_ours(array: np.ndarray, layout: Layout) -> np.ndarray:
 
 def _parameters(config: CLIPConfig) -> Iterator[Parameter]:
     shapes = _shapes(config)
+    absent = {"visual/replay_proj": not config.replay_projector, "logit_bias": not config.logit_bias}
     for path, open_clip, open_clip_layout, hugging_face, hugging_face_layout in _REST:
-        if path != "visual/replay_proj" or config.replay_projector:
+        if not absent.get(path):
             names: Mapping[Format, str] = {"open_clip": open_clip, "hugging_face": hugging_face}
             layouts: Mapping[Format, Layout] = {"open_clip": open_clip_layout, "hugging_face": hugging_face_layout}
             yield Parameter(path, shapes[path], None, names, layouts)
@@ -198,6 +200,7 @@ def _shapes(config: CLIPConfig) -> dict[str, Shape]:
     vision, text, joint = config.vision, config.text, config.embed_dim
     shapes: dict[str, Shape] = {
         "logit_scale": (),
+        "logit_bias": (),
         "visual/class_embedding": (vision.width,),
         "visual/positional_embedding": ((vision.image_size // vision.patch_size) ** 2 + 1, vision.width),
         "visual/patch_embedding/kernel": (3 * vision.patch_size**2, vision.width),

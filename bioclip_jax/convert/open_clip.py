@@ -87,6 +87,8 @@ def describe(config: CLIPConfig, preprocess: Preprocessing) -> dict[str, Any]:
     }
     if config.activation == "quick_gelu":
         model["quick_gelu"] = True
+    if config.logit_bias:
+        model["init_logit_bias"] = -10  # whatever it is: OpenCLIP then has a bias, which the weights replace
     return {
         "model_cfg": model,
         "preprocess_cfg": {
@@ -137,6 +139,7 @@ def config_from(model: dict[str, Any], *, replay_projector: bool, where: str) ->
             ),
             activation="quick_gelu" if model.get("quick_gelu") else "gelu",
             replay_projector=replay_projector,
+            logit_bias=model.get("init_logit_bias") is not None,
         )
     except KeyError as error:
         raise UserError(f"{where}: cannot make a model of it: there is no {error}") from None
@@ -145,7 +148,7 @@ def config_from(model: dict[str, Any], *, replay_projector: bool, where: str) ->
 
 
 _READ = {
-    "model_cfg": ("embed_dim", "vision_cfg", "text_cfg", "quick_gelu"),
+    "model_cfg": ("embed_dim", "vision_cfg", "text_cfg", "quick_gelu", "init_logit_bias"),
     "vision_cfg": ("image_size", "layers", "width", "head_width", "patch_size", "mlp_ratio"),
     "text_cfg": ("context_length", "vocab_size", "width", "heads", "layers", "mlp_ratio"),
 }
@@ -167,7 +170,6 @@ _KINDS = {
     "hf_model_name": "a Hugging Face text tower",
     "hf_tokenizer_name": "another tokenizer",
     "multimodal_cfg": "CoCa",
-    "init_logit_bias": "SigLIP",
     "custom_text": "another text tower",
 }
 

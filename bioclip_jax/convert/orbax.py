@@ -15,7 +15,8 @@ import jax
 import numpy as np
 
 from bioclip_jax.checkpoints import describe_tree, first_line, load_tree, save_tree
-from bioclip_jax.config import CLIPConfig, Preprocessing, from_dict
+from bioclip_jax.config import CLIPConfig, Preprocessing
+from bioclip_jax.config_json import from_dict
 from bioclip_jax.convert.names import Parameter
 from bioclip_jax.convert.safetensors_files import read_json
 from bioclip_jax.convert.weights import MODEL_NAME, Cast, Source, flatten, read_tree, shapes_of, unflatten
@@ -23,22 +24,32 @@ from bioclip_jax.errors import UserError
 
 WEIGHTS_FOLDER = "weights"
 VERSION = 1
+PARAMETERS = "parameters"
+NOT_OF_THE_MODEL = ("species",)
+"""What training keeps among the parameters beside the model: the head of a flat classifier."""
 
 
 class OrbaxWeights:
     """The parameters in an Orbax checkpoint, one in memory at a time."""
 
-    def __init__(self, checkpoint: Path, config: CLIPConfig, where: str):
+    def __init__(self, checkpoint: Path, config: CLIPConfig, where: str, key: str = PARAMETERS):
         """Checks names and shapes.
+
+        Args:
+            checkpoint: its folder.
+            config: the model's shape.
+            where: what the user calls it.
+            key: the part of the checkpoint that holds them.
 
         Raises:
             UserError: it is no checkpoint, or of another model.
         """
-        self.checkpoint = checkpoint
+        self.checkpoint, self._key = checkpoint, key
         tree = describe_tree(checkpoint)
-        self.structs = flatten(tree.get("parameters", {}) if isinstance(tree, dict) else {})
+        part = (tree.get(key) or {}) if isinstance(tree, dict) else {}
+        self.structs = flatten({name: value for name, value in part.items() if name not in NOT_OF_THE_MODEL})
         if not self.structs:
-            raise UserError(f"{where}: not a readable checkpoint (it holds no parameters)")
+            raise UserError(f"{where}: not a readable checkpoint (it holds no {key})")
         expected = shapes_of(config)
         faults = [
             f"{path} is {list(self.structs[path].shape) if path in self.structs else 'missing'}, not {list(shape)}"
@@ -63,7 +74,7 @@ class OrbaxWeights:
         if self._held is None or self._held[0] != parameter.path:
             self._held = None  # before the next one is read
             tree = unflatten({parameter.path: self.structs[parameter.path]})
-            leaf = flatten(load_tree(self.checkpoint, {"parameters": tree})["parameters"])[parameter.path]
+            leaf = flatten(load_tree(self.checkpoint, {self._key: tree})[self._key])[parameter.path]
             self._held = (parameter.path, np.asarray(leaf))
         array = self._held[1]
         return array if parameter.layers is None else array[layer]  # type: ignore[no-any-return]
@@ -74,8 +85,7 @@ class OrbaxWeights:
             path: jax.ShapeDtypeStruct(struct.shape, dtype, sharding=shardings[path])
             for path, struct in self.structs.items()
         }
-        tree = load_tree(self.checkpoint, {"parameters": unflatten(structs)})
-        return tree["parameters"]  # type: ignore[no-any-return]
+        return load_tree(self.checkpoint, {self._key: unflatten(structs)})[self._key]  # type: ignore[no-any-return]
 
 
 def open_source(folder: Path) -> Source:
@@ -104,7 +114,7 @@ def save(folder: Path, source: Source, cast: Cast) -> None:
         UserError: numbers that are not finite.
         OSError: it cannot be written.
     """
-    tree = {"parameters": read_tree(source, cast)}
+    tree = {PARAMETERS: read_tree(source, cast)}
     try:
         save_tree(folder / WEIGHTS_FOLDER, tree)
     except Exception as error:  # of Orbax's own, TensorStore's or the system

@@ -9,7 +9,7 @@ from pathlib import Path
 from bioclip_jax.config import Preprocessing
 from bioclip_jax.convert import hub, hugging_face, open_clip
 from bioclip_jax.convert.model_names import named_config
-from bioclip_jax.convert.tensors import has_replay_projector
+from bioclip_jax.convert.tensors import has_logit_bias, has_replay_projector
 from bioclip_jax.convert.torch_files import SUFFIXES
 from bioclip_jax.convert.weights import MODEL_NAME, FileWeights, Source
 from bioclip_jax.errors import UsageError, UserError
@@ -65,6 +65,7 @@ def _open_file(path: Path, model: str | None) -> Source:
         )
     tensors = open_clip.open_tensors(path)
     config = named_config(model, replay_projector=has_replay_projector(tensors.specs))
+    config = dataclasses.replace(config, logit_bias=config.logit_bias or has_logit_bias(tensors.specs))
     try:
         weights = FileWeights(tensors, "open_clip", config, str(path))
     except UserError as error:

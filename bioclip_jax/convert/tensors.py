@@ -11,7 +11,7 @@ from typing import Protocol
 import ml_dtypes
 import numpy as np
 
-from bioclip_jax.convert.names import IGNORED, REPLAY_KEY, Format, Shape
+from bioclip_jax.convert.names import BIAS_KEY, IGNORED, REPLAY_KEY, Format, Shape
 from bioclip_jax.errors import UserError
 
 DTYPES: Mapping[str, np.dtype] = {
@@ -86,6 +86,11 @@ def _fits(shape: Shape, expected: Shape) -> bool:
 def has_replay_projector(specs: Mapping[str, Spec]) -> bool:
     """Whether OpenCLIP's names include the second visual projector."""
     return REPLAY_KEY in specs
+
+
+def has_logit_bias(specs: Mapping[str, Spec]) -> bool:
+    """Whether OpenCLIP's names include a bias of the logits."""
+    return BIAS_KEY in specs
 
 
 def listed(lines: Iterable[str]) -> str:

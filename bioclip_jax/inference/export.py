@@ -135,7 +135,10 @@ def _write(
         onnx.export(folder, source.config, parameters, dtype="float16" if dtype == "float16" else "float32")
         write_config(folder, source.config, source.preprocessing, "float32")
         write_tokenizer(folder, source.config.text.context_length)
+    lines = []
     if source.config.replay_projector and to != "orbax" and not keep_replay_projector:
         keep = "; --keep-replay-projector keeps it" if to == "open_clip" else ""
-        return [f"the second visual projector, for experience replay, is left out{keep}"]
-    return []
+        lines.append(f"the second visual projector, for experience replay, is left out{keep}")
+    if source.config.logit_bias and to in ("hugging_face", "onnx"):
+        lines.append("the bias of the logits, for the sigmoid loss, is left out; README.md has its value")
+    return lines

@@ -69,6 +69,7 @@ def fingerprint_of(source: Source) -> str:
 
 
 def _accuracies(results: Path, fingerprint: str) -> tuple[tuple[Accuracy, ...], tuple[str, ...]]:
+    from bioclip_jax.evaluation.methods import DEFAULT_METHOD
     from bioclip_jax.evaluation.results import Results
     from bioclip_jax.evaluation.rows import Figure
 
@@ -77,7 +78,7 @@ def _accuracies(results: Path, fingerprint: str) -> tuple[tuple[Accuracy, ...], 
         for number, measured in database.runs().items():
             if measured.weights != fingerprint:
                 continue
-            method = json.loads(measured.settings)["method"]
+            method = json.loads(measured.settings).get("method", DEFAULT_METHOD)
             citations.append(measured.citation)
             accuracies += [
                 Accuracy(

@@ -178,7 +178,7 @@ def test_an_index_that_lies_is_refused(tmp_path, write, index, message):
         (lambda c: c["model_cfg"]["vision_cfg"].update(layers=[3, 4, 6, 3]), "a ResNet; only plain ViT"),
         (lambda c: c["model_cfg"]["text_cfg"].update(hf_model_name="roberta"), "'roberta': a Hugging Face text tower"),
         (lambda c: c["model_cfg"].update(multimodal_cfg={"width": 5}), "CoCa; only plain ViT CLIP"),
-        (lambda c: c["model_cfg"].update(init_logit_bias=-10), "SigLIP; only plain ViT CLIP"),
+        (lambda c: c["model_cfg"].update(init_logit_bias=-10), "1 missing: logit_bias"),
         (lambda c: c["model_cfg"]["vision_cfg"].update(norm_kwargs={"eps": 1e-2}), "norm_kwargs is"),
         (lambda c: c["model_cfg"]["vision_cfg"].update(width=None), "cannot make a model"),
         (lambda c: c["model_cfg"]["vision_cfg"].update(head_width=7), "not a multiple of head_width 7"),

@@ -1,17 +1,22 @@
 """A run's weights carry what is known of them into the card of their export, and no more than that."""
 
 import json
+from dataclasses import fields
 
 import pytest
 import yaml
 
 from bioclip_jax.cli import main
+from bioclip_jax.evaluation.results import Results
+from bioclip_jax.evaluation.rows import Measurement, Run
+from bioclip_jax.inference.provenance import _accuracies
 
 
 def head(text):
     return yaml.safe_load(text.split("---\n")[1])
 
 
+@pytest.mark.slow
 def test_a_converted_run_has_its_results_in_the_card(tmp_path, capsys):
     config = """
 from bioclip_jax.config import *
@@ -45,3 +50,12 @@ config = TrainConfig(
     (tmp_path / "other" / "results.sqlite").write_bytes((run / "results.sqlite").read_bytes())
     main(["convert", str(tmp_path / "other"), str(tmp_path / "out2"), "--to", "orbax"])
     assert "No results of these weights" in (tmp_path / "out2" / "README.md").read_text()
+
+
+def test_runs_of_other_kinds_are_passed_over(tmp_path):
+    """Emergent properties have no way of making candidates."""
+    texts = {column.name: "{}" for column in fields(Run)}
+    run = Run(**{**texts, "weights": "w", "citation": "somebody", "seconds": 1.0})
+    with Results(tmp_path / "results.sqlite", create=True) as results:
+        results.add(Measurement(run, [], [], [], [], [], []))
+    assert _accuracies(tmp_path / "results.sqlite", "w") == ((), ("somebody",))
