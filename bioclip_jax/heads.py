@@ -25,7 +25,26 @@ FIELDS = tuple("class_" if rank == "class" else rank for rank in RANKS)
 PLAIN_TEMPLATES = ("a photo of {}.",)
 """The one template that training captions are written in."""
 
+BLOCK_PROMPTS = 32768
+MOST_TEXTS = 4096
+"""Texts come in blocks of about so many prompts, and no more than so many texts: what is kept, and lost, at once."""
+
 EncodeText = Callable[[list[str]], np.ndarray]
+Keep = Callable[[list[str], EncodeText], np.ndarray]
+"""Gives the features float32 `[texts, d]` of a block of texts, which the function that it is given computes."""
+
+
+@dataclass(frozen=True)
+class KeptTexts:
+    """An `EncodeText` with which a head is made only once: `text_features` asks `keep`, whoever calls it."""
+
+    encode_text: EncodeText
+    keep: Callable[[Sequence[str]], Keep]
+    """From the templates of a head."""
+
+    def __call__(self, texts: list[str]) -> np.ndarray:
+        """Features of texts: float32 `[m, d]`."""
+        return self.encode_text(texts)
 
 
 def normalise(features: Float[Array, "... d"]) -> Float[Array, "... d"]:
@@ -34,9 +53,15 @@ def normalise(features: Float[Array, "... d"]) -> Float[Array, "... d"]:
 
 
 @jax.jit
+def mean_of_prompts(text_features: Float[Array, "texts prompts d"]) -> Float[Array, "texts d"]:
+    """The mean of each text's prompts, which are normalised first."""
+    return normalise(text_features).mean(axis=1)
+
+
+@jax.jit
 def ensemble(text_features: Float[Array, "classes prompts d"]) -> Float[Array, "classes d"]:
     """One unit vector per class from its prompts: each normalised, their mean normalised again (CLIP, 3.1.4)."""
-    return normalise(normalise(text_features).mean(axis=1))
+    return normalise(mean_of_prompts(text_features))
 
 
 @jax.jit
@@ -166,36 +191,81 @@ def text_features(
     *,
     templates: Sequence[str] = PLAIN_TEMPLATES,
     chunk_prompts: int = 4096,
+    keep: Keep | None = None,
 ) -> np.ndarray:
     """One unit vector per class: the ensemble over all its texts (the same number for every class) in all templates.
 
-    Classes are encoded about `chunk_prompts` prompts at a time, so that memory does not grow with templates times
-    classes; equal prompts within a chunk are encoded once.
+    A text is encoded once, whichever classes have it. Held are the result, the texts, a block of features of texts and
+    `chunk_prompts` features of prompts, so memory does not grow with templates times classes.
+
+    Args:
+        encode_text: gives features of prompts.
+        class_texts: the texts of each class.
+        templates: each with one `{}`.
+        chunk_prompts: about so many prompts are encoded at once.
+        keep: is asked for the features of each block of texts, and may have them already; by default that of
+            `encode_text`, if it is one of `KeptTexts`.
 
     Returns:
         float32 `[classes, d]`, L2-normalised.
+
+    Raises:
+        UserError: there is nothing to encode, or a feature is not finite.
     """
     if not class_texts or not class_texts[0] or not templates:
         counts = f"{len(class_texts)} classes, {len(templates)} templates"
         raise UserError(f"a text head needs classes, texts of them, and templates; given were {counts}")
-    per_class = len(class_texts[0]) * len(templates)
-    step = max(1, chunk_prompts // per_class)
+    if keep is None and isinstance(encode_text, KeptTexts):
+        keep = encode_text.keep(templates)
+    number: dict[str, int] = {}
+    text_of = np.array([[number.setdefault(text, len(number)) for text in texts] for texts in class_texts], np.int64)
+    order = np.argsort(text_of, axis=None, kind="stable")
+    text_sorted, class_sorted = text_of.ravel()[order], order // text_of.shape[1]
+    distinct = list(number)
+
+    def compute(texts: list[str]) -> np.ndarray:
+        return _prompt_means(encode_text, texts, templates, chunk_prompts)
+
+    features: np.ndarray | None = None
+    block = max(1, min(MOST_TEXTS, BLOCK_PROMPTS // len(templates)))
+    for start in range(0, len(distinct), block):
+        texts = distinct[start : start + block]
+        means = keep(texts, compute) if keep else compute(texts)
+        if features is None:
+            features = np.zeros((len(class_texts), means.shape[1]), np.float32)
+        rows = slice(*np.searchsorted(text_sorted, [start, start + len(texts)]))
+        np.add.at(features, class_sorted[rows], means[text_sorted[rows] - start])
+    assert features is not None  # noqa: S101 there is a text
+    for start in range(0, len(features), MOST_TEXTS):
+        part = features[start : start + MOST_TEXTS]
+        part /= np.maximum(np.linalg.norm(part, axis=1, keepdims=True), np.float32(1e-12))
+    return features
+
+
+def _prompt_means(
+    encode_text: EncodeText, texts: Sequence[str], templates: Sequence[str], chunk_prompts: int
+) -> np.ndarray:
+    """For each text the mean of its prompts' normalised features: float32 `[texts, d]`.
+
+    Equal prompts of one chunk (of repeated templates, or of texts as `X` and `a X`) are encoded once.
+    """
+    step = max(1, chunk_prompts // len(templates))
     chunks = []
-    for start in range(0, len(class_texts), step):
-        prompts = [
-            template.format(text)
-            for texts in class_texts[start : start + step]
-            for text in texts
-            for template in templates
-        ]
-        unique = list(dict.fromkeys(prompts))
-        place = {prompt: row for row, prompt in enumerate(unique)}
-        encoded = np.asarray(encode_text(unique), np.float32)
-        gathered = encoded[[place[prompt] for prompt in prompts]].reshape(-1, per_class, encoded.shape[-1])
+    for start in range(0, len(texts), step):
+        prompts = [template.format(text) for text in texts[start : start + step] for template in templates]
+        unique = {prompt: row for row, prompt in enumerate(dict.fromkeys(prompts))}
+        encoded = np.asarray(encode_text(list(unique)), np.float32)
+        bad = ~np.isfinite(encoded).all(axis=1)
+        if bad.any():
+            raise UserError(
+                f"the model gives NaN or infinite features for {bad.sum()} of {len(encoded)} texts "
+                f"(first: {list(unique)[int(bad.argmax())]!r}): its weights are damaged or its training diverged"
+            )
+        gathered = encoded[[unique[prompt] for prompt in prompts]].reshape(-1, len(templates), encoded.shape[-1])
         # Padded to a power of two, so that few sizes are compiled.
         padded = np.zeros((1 << (len(gathered) - 1).bit_length(), *gathered.shape[1:]), np.float32)
         padded[: len(gathered)] = gathered
-        chunks.append(np.asarray(ensemble(padded))[: len(gathered)])
+        chunks.append(np.asarray(mean_of_prompts(padded))[: len(gathered)])
     return np.concatenate(chunks)
 
 
@@ -237,10 +307,12 @@ class TaxonHead:
         logit_scale: float,
         text_types: Sequence[str],
         templates: Sequence[str] = PLAIN_TEMPLATES,
+        keep: Keep | None = None,
     ) -> TaxonHead:
         """Builds the head from the taxa's captions of all `text_types` in all `templates` (see `text_features`)."""
         texts = [[class_text(taxon, text_type) for text_type in text_types] for taxon in taxa]
-        return cls(tuple(taxa), text_features(encode_text, texts, templates=templates), float(logit_scale))
+        features = text_features(encode_text, texts, templates=templates, keep=keep)
+        return cls(tuple(taxa), features, float(logit_scale))
 
     def groups(self, rank: str) -> RankGroups:
         """The taxa at `rank` that the head's taxa belong to."""

@@ -1,0 +1,1 @@
+"""Reading published benchmarks: their layouts, annotations and names."""

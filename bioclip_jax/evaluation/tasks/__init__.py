@@ -1,0 +1,1 @@
+"""The protocols of published benchmarks, as functions of features and as tasks."""
