@@ -8,7 +8,9 @@ twice, and classes that are not drawn do not count.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -61,6 +63,17 @@ class Bootstrap:
         sums = np.concatenate([self._counts(start) @ totals for start in range(0, self.resamples, CHUNK)])
         above, below = np.split(sums, 2, axis=1)
         return np.divide(above, below, out=np.full_like(above, np.nan), where=below > 0)
+
+    def each(self, statistic: Callable[[np.ndarray], Any]) -> np.ndarray:
+        """A statistic that is no ratio of sums, in every resample: float64 `[resamples, ...]`.
+
+        Args:
+            statistic: of how often every sample is drawn, float64 `[n]`.
+        """
+        values = []
+        for start in range(0, self.resamples, CHUNK):
+            values += [statistic(counts[self._cluster]) for counts in self._counts(start)]
+        return np.asarray(values, np.float64)
 
     def _counts(self, start: int) -> np.ndarray:
         """How often every cluster is drawn in the resamples from `start`: float64 `[chunk, clusters]`."""

@@ -10,6 +10,7 @@ import contextlib
 import hashlib
 import json
 import os
+import secrets
 import time
 import zipfile
 import zlib
@@ -26,8 +27,16 @@ STALE_SECONDS = 3600.0
 
 
 def digest(*parts: Any) -> str:
-    """A hash of JSON values, 32 hexadecimal digits."""
-    return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:32]
+    """A hash of JSON values and arrays, 32 hexadecimal digits."""
+    return hashlib.sha256(json.dumps(parts, sort_keys=True, default=_in_json).encode()).hexdigest()[:32]
+
+
+def _in_json(value: Any) -> Any:
+    """An array counts with every number (its `str` leaves out the middle), anything else as its `str`."""
+    if isinstance(value, np.ndarray):
+        content = value.astype(str).tolist() if value.dtype == object else hashlib.sha256(value.tobytes()).hexdigest()
+        return [value.dtype.str, value.shape, content]
+    return str(value)
 
 
 class ArrayCache:
@@ -66,7 +75,7 @@ class ArrayCache:
         path = self.path(key)
         if path is None:
             return
-        temporary = path.with_name(f".{path.name}.{os.getpid()}")
+        temporary = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}")
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             with temporary.open("wb") as file:

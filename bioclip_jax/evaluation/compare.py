@@ -1,56 +1,109 @@
-"""Two models on the same photos: paired differences of their balanced accuracies from stored predictions."""
+"""Two models on the same photos: paired differences of their accuracies from stored predictions.
+
+Only photos that both answered count, and whose true label both agree on. Photos are drawn by species (by class where
+there is no taxonomy), as in every interval here; one without either stands for itself.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
 from bioclip_jax.evaluation.bootstrap import Bootstrap, difference
-from bioclip_jax.evaluation.metrics import sample_weights
+from bioclip_jax.evaluation.metrics import METRICS, sample_weights
 from bioclip_jax.evaluation.rows import Difference, Prediction
 
 RESAMPLES = 1000
+Photo = tuple[str, int]
+"""A key, and which of its answers: a benchmark may ask about a photo more than once."""
 
 
 def compare(
     first: Sequence[Prediction], second: Sequence[Prediction], split: str, *, resamples: int = RESAMPLES, seed: int = 0
 ) -> dict[str, Difference]:
-    """For each rank of `split` the balanced accuracy of `first` less that of `second`, with interval and p-value.
+    """For each rank of `split` the zero-shot balanced accuracy of `first` less that of `second`, with a p-value.
 
-    Only photos that both answered count, and whose true taxon both agree on; ranks without any are left out. Photos
-    are drawn by species, as in every interval here; one without a species stands for itself.
+    Each is that of its leading way of making candidates, whichever it is. Ranks without common photos are left out.
     """
     found = {}
-    species_of = {key: p.true for key, p in _of_rank(first, split, "species").items()}
-    for rank in dict.fromkeys(p.rank for p in first if p.split == split):
-        one, other = _of_rank(first, split, rank), _of_rank(second, split, rank)
-        keys = [key for key in one if key in other and one[key].true == other[key].true]
-        if not keys:
-            continue
-        true = np.unique([one[key].true for key in keys], return_inverse=True)[1]
-        right = np.array([[p[key].predicted == p[key].true for p in (one, other)] for key in keys], np.float64)
-        weights = sample_weights("balanced_accuracy", true)
-        values = weights @ right
-        names = [("species", species_of[key]) if key in species_of else ("photo", key) for key in keys]
-        number = {name: place for place, name in enumerate(dict.fromkeys(names))}
-        clusters = np.array([number[name] for name in names])
-        bootstrap = Bootstrap(clusters, resamples=resamples, seed=seed)
-        resampled = bootstrap.ratios(right, weights[:, None].repeat(2, axis=1))
-        paired = difference(resampled[:, 0], resampled[:, 1], float(values[0] - values[1]))
-        found[rank] = Difference(
-            protocol="zero_shot",
-            variant="",
-            split=split,
-            rank=rank,
-            metric="balanced_accuracy",
-            value=paired.value,
-            low=paired.low,
-            high=paired.high,
-            p_value=paired.p_value,
-        )
+    sides = [
+        _by_place((p for p in side if p.protocol == "zero_shot" and p.split == split), variant=False)
+        for side in (first, second)
+    ]
+    for place, one in sides[0].items():
+        rows = _paired(place, one, sides[1].get(place, {}), METRICS[:1], resamples, seed)
+        if rows:
+            found[place[3]] = rows[0]
     return found
 
 
-def _of_rank(predictions: Sequence[Prediction], split: str, rank: str) -> dict[str, Prediction]:
-    return {p.key: p for p in predictions if (p.learner, p.split, p.rank) == ("model", split, rank)}
+def compare_all(
+    first: Sequence[Prediction], second: Sequence[Prediction], *, resamples: int = RESAMPLES, seed: int = 0
+) -> list[Difference]:
+    """`first` less `second` in balanced and micro accuracy, for every protocol, variant, split and rank of both.
+
+    A photo that was asked about in several folds or seeds counts by its share of right answers.
+    """
+    one, other = _by_place(first), _by_place(second)
+    return [
+        row
+        for place, answers in one.items()
+        for row in _paired(place, answers, other.get(place, {}), METRICS, resamples, seed)
+    ]
+
+
+Place = tuple[str, str, str, str]
+
+
+def _by_place(predictions: Iterable[Prediction], *, variant: bool = True) -> dict[Place, dict[Photo, Prediction]]:
+    """The model's answers by (protocol, variant, split, rank)."""
+    found: dict[Place, dict[Photo, Prediction]] = defaultdict(dict)
+    again: Counter[tuple[Place, str]] = Counter()
+    for p in predictions:
+        if p.learner == "model":
+            place = (p.protocol, p.variant if variant else "", p.split, p.rank)
+            found[place][p.key, again[place, p.key]] = p
+            again[place, p.key] += 1
+    return found
+
+
+def _paired(
+    place: Place,
+    one: dict[Photo, Prediction],
+    other: dict[Photo, Prediction],
+    metrics: Sequence[str],
+    resamples: int,
+    seed: int,
+) -> list[Difference]:
+    photos = [photo for photo in one if photo in other and one[photo].true == other[photo].true]
+    if not photos:
+        return []
+    true = np.unique([one[photo].true for photo in photos], return_inverse=True)[1]
+    right = np.array([[side[photo].correct for side in (one, other)] for photo in photos], np.float64)
+    names = [("cluster", one[photo].cluster) if one[photo].cluster else ("photo", photo) for photo in photos]
+    number = {name: count for count, name in enumerate(dict.fromkeys(names))}
+    bootstrap = Bootstrap(np.array([number[name] for name in names]), resamples=resamples, seed=seed)
+    weights = np.stack([sample_weights(metric, true) for metric in metrics], axis=1)
+    values = weights.T @ right
+    resampled = bootstrap.ratios(np.tile(right, len(metrics)), weights.repeat(2, axis=1))
+    protocol, variant, split, rank = place
+    rows = []
+    for column, metric in enumerate(metrics):
+        value = float(values[column, 0] - values[column, 1])
+        paired = difference(resampled[:, 2 * column], resampled[:, 2 * column + 1], value)
+        rows.append(
+            Difference(
+                protocol=protocol,
+                variant=variant,
+                split=split,
+                rank=rank,
+                metric=metric,
+                value=paired.value,
+                low=paired.low,
+                high=paired.high,
+                p_value=paired.p_value,
+            )
+        )
+    return rows

@@ -59,6 +59,7 @@ class Data:
                     cache=cache,
                     batch_size=batch_size,
                     advance=progress.advance,
+                    skip=progress.skip,
                 )
                 for split, source in sources.items()
             }

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Protocol, cast
 
 import numpy as np
 
@@ -31,6 +32,26 @@ class ImageEncoder(Protocol):
     def encode_image(self, images: np.ndarray) -> np.ndarray:
         """Features of preprocessed photos uint8 `[n, size, size, 3]`: float32 `[n, d]`."""
         ...
+
+
+class RawImageEncoder(Protocol):
+    """A model that also gives features as its projector leaves them; probes and some clusterings want those."""
+
+    def encode_image(self, images: np.ndarray, *, normalize: bool) -> np.ndarray:
+        """The features, L2-normalised or not: float32 `[n, d]`."""
+        ...
+
+
+def gives_raw_features(encoder: ImageEncoder) -> bool:
+    """Whether `encoder` is a `RawImageEncoder` too."""
+    return "normalize" in inspect.signature(encoder.encode_image).parameters
+
+
+def raw_features(encoder: ImageEncoder, images: np.ndarray) -> np.ndarray:
+    """Features that are not normalised, where the encoder has such: float32 `[n, d]`."""
+    if gives_raw_features(encoder):
+        return cast(RawImageEncoder, encoder).encode_image(images, normalize=False)
+    return encoder.encode_image(images)
 
 
 class Encoder(ImageEncoder, Protocol):

@@ -19,6 +19,9 @@ from jaxtyping import Array, Float, Int
 
 from bioclip_jax.heads import normalise
 
+CHUNK = 1024
+"""Queries that are compared with all classes at once."""
+
 
 @dataclass(frozen=True)
 class Folds:
@@ -34,8 +37,10 @@ class Folds:
     """Classes with too few images for this number of shots."""
 
 
-def pool_folds(labels: np.ndarray, shots: Sequence[int], folds: int = 5) -> dict[int, Folds]:
-    """Draws supports from one pool; the rest is the query (version 2 of the reference implementation).
+def pool_folds(
+    labels: np.ndarray, shots: Sequence[int], folds: int = 5, *, compounding: bool = False
+) -> dict[int, Folds]:
+    """Draws supports from one pool; the rest is the query (the reference implementation's main, "version 2").
 
     Classes need more than k images.
 
@@ -43,6 +48,8 @@ def pool_folds(labels: np.ndarray, shots: Sequence[int], folds: int = 5) -> dict
         labels: int `[n]`, in the order of the data; rows labelled -1 take no part.
         shots: numbers of supports per class.
         folds: fold f is drawn with `random.seed(f)`, one stream over all classes in order of first appearance.
+        compounding: shuffle every class from the order that the fold before left, also from one of `shots` to the
+            next, not from the order of the data (the reference implementation's v1.0.0 shuffles in place).
     """
     everything = _rows_by_class(labels)
     result = {}
@@ -54,7 +61,7 @@ def pool_folds(labels: np.ndarray, shots: Sequence[int], folds: int = 5) -> dict
             support: list[int] = []
             query: list[int] = []
             for label in used:
-                rows = list(everything[label])
+                rows = everything[label] if compounding else list(everything[label])
                 generator.shuffle(rows)
                 support += rows[:k]
                 query += rows[k:]
@@ -106,21 +113,28 @@ def _folds(used: list[int], supports: list[list[int]], queries: list[list[int]],
     )
 
 
-@partial(jax.jit, static_argnames="classes")
+@partial(jax.jit, static_argnames=("classes", "chunk"))
 def _nearest_class(
     support_features: Float[Array, "n d"],
     query_features: Float[Array, "m d"],
     support: Int[Array, "folds supports"],
     query: Int[Array, "folds queries"],
     classes: int,
+    chunk: int,
 ) -> Int[Array, "folds queries"]:
     def one_fold(rows: tuple[jax.Array, jax.Array]) -> jax.Array:
         supports = support_features[rows[0]]
         centre = supports.mean(axis=0)
         centroids = normalise(supports - centre).reshape(classes, -1, supports.shape[-1]).mean(axis=1)
-        queries = normalise(query_features[rows[1]] - centre)
-        products = jnp.matmul(queries, centroids.T, precision=jax.lax.Precision.HIGHEST)
-        return jnp.argmin((centroids**2).sum(axis=1) - 2 * products, axis=1)
+        lengths = (centroids**2).sum(axis=1)
+
+        def one_chunk(rows: jax.Array) -> jax.Array:
+            queries = normalise(query_features[rows] - centre)
+            products = jnp.matmul(queries, centroids.T, precision=jax.lax.Precision.HIGHEST)
+            return jnp.argmin(lengths - 2 * products, axis=1)
+
+        padded = jnp.pad(rows[1], (0, -len(rows[1]) % chunk))
+        return jax.lax.map(one_chunk, padded.reshape(-1, chunk)).ravel()[: len(rows[1])]
 
     return jax.lax.map(one_fold, (support, query))
 
@@ -133,5 +147,6 @@ def simple_shot(support_features: np.ndarray, query_features: np.ndarray, folds:
         query_features: float32 `[m, d]`, the rows that `folds.query` counts (in a pool, the same array).
         folds: drawn by `pool_folds` or `split_folds`.
     """
-    nearest = _nearest_class(support_features, query_features, folds.support, folds.query, len(folds.classes))
+    classes, chunk = len(folds.classes), max(1, min(CHUNK, folds.query.shape[1]))
+    nearest = _nearest_class(support_features, query_features, folds.support, folds.query, classes, chunk)
     return folds.classes[np.asarray(nearest)]

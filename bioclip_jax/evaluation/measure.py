@@ -17,12 +17,14 @@ from bioclip_jax.evaluation.encoder import Encoder
 from bioclip_jax.evaluation.features import Samples, cached_encode_text
 from bioclip_jax.evaluation.gallery import Pictures, species_map
 from bioclip_jax.evaluation.labels import Labels
+from bioclip_jax.evaluation.measures.seen_unseen import SPLITS, measure_together
 from bioclip_jax.evaluation.methods import DEFAULT_METHOD, METHODS
-from bioclip_jax.evaluation.ranks import Prompts, measure_baseline, measure_model, split_tasks
+from bioclip_jax.evaluation.ranks import Prompts, measure_baseline, split_tasks
 from bioclip_jax.evaluation.rows import Difference, Figure, GalleryItem, Prediction, Species, Thumbnail
 from bioclip_jax.evaluation.scores import Scores
 from bioclip_jax.evaluation.shots import measure_few_shot
-from bioclip_jax.heads import PLAIN_TEMPLATES
+from bioclip_jax.evaluation.tasks.taxonomic import measure_split
+from bioclip_jax.heads import PLAIN_TEMPLATES, TaxonHead
 from bioclip_jax.text.captions import ALL_TEXT_TYPES
 
 
@@ -189,16 +191,40 @@ def _zero_shot(
             names = [labels.groups[rank].labels[group] for group in true[known]]
             if len(set(names)) > 1:
                 baselines[rank] = Baseline.fit(train.features[known], names, cache)
+    present = np.unique(np.concatenate([labels.member[split] for split in measured.values()]))
+    head = prompts.head([labels.taxa[row] for row in present])
     for name, split in measured.items():
         scores = Scores(labels.clusters([split]), settings.resamples, settings.seed)
-        taxa, tasks, notes = split_tasks(name, samples[split], labels, benchmark.ranks)
-        findings.notes += notes
-        findings.predictions += measure_model(scores, tasks, samples[split], taxa, prompts, settings.method)
+        rows = np.searchsorted(present, np.unique(labels.member[split]))
+        part = TaxonHead(tuple(head.taxa[row] for row in rows), head.features[rows], head.logit_scale)
+        ranks = benchmark.ranks
+        found = measure_split(name, samples[split], labels, ranks, prompts, scores, head=part, method=settings.method)
         if colours:
-            findings.predictions += measure_baseline(scores, tasks, colours[split], baselines)
+            _, tasks, _ = split_tasks(name, samples[split], labels, ranks)
+            found.predictions += measure_baseline(scores, tasks, colours[split], baselines)
         figures, differences = scores.finish(settings.method)
-        findings.figures += figures
+        findings.notes += found.notes
+        findings.predictions += found.predictions
+        findings.figures += figures + found.figures
         findings.differences += differences
+    if set(SPLITS) <= set(measured):
+        only = np.unique(np.concatenate([labels.member[measured[name]] for name in SPLITS]))
+        rows = np.searchsorted(present, only)
+        both = TaxonHead(tuple(head.taxa[row] for row in rows), head.features[rows], head.logit_scale)
+        parts = {name: samples[measured[name]] for name in SPLITS}
+        together = measure_together(
+            parts,
+            labels,
+            benchmark.ranks,
+            both,
+            only,
+            prompts,
+            settings.method,
+            resamples=settings.resamples,
+            seed=settings.seed,
+        )
+        findings.figures += together[0]
+        findings.differences += together[1]
 
 
 def _pictures(

@@ -24,3 +24,17 @@ def well_formed(text: str) -> str:
 def percent(value: float) -> str:
     """A share in per cent, one decimal; all of it is `100`."""
     return "100" if value == 1 else f"{100 * value:.1f}"
+
+
+NUMBERS = ("lca_distance", "balanced_lca_distance", "mistake_severity", "median_rank", "brier_score")
+"""Metrics that are no shares."""
+
+
+def is_share(protocol: str, metric: str) -> bool:
+    """Whether a figure is a share, and so shown in per cent; correlations, ratios and p-values are not."""
+    return protocol != "emergence" and metric not in NUMBERS
+
+
+def plain_number(value: float) -> str:
+    """A figure that is no share, in three digits with a proper minus sign."""
+    return f"{value:.3g}".replace("-", "\N{MINUS SIGN}")

@@ -18,8 +18,8 @@ from bioclip_jax.evaluation.methods import METHODS
 from bioclip_jax.evaluation.metrics import METRICS, chance, sample_weights
 from bioclip_jax.evaluation.rows import Figure, Prediction
 from bioclip_jax.evaluation.scores import Scores
-from bioclip_jax.evaluation.zero_shot import summed_top_k, top_k
-from bioclip_jax.heads import EncodeText, RankGroups, TaxonHead, class_text, text_features
+from bioclip_jax.evaluation.zero_shot import Ranking, summed_top_k, top_k
+from bioclip_jax.heads import EncodeText, RankGroups, TaxonHead, class_text, species_name, text_features
 from bioclip_jax.text.taxonomy import Taxon
 
 WITHIN = (3, 5)
@@ -66,18 +66,22 @@ class RankTask:
             scores.add(self.figure(learner, variant, metric, guess.uniform, majority), predicted == self.true, weights)
 
     def predictions(
-        self, learner: str, keys: tuple[str, ...], predicted: np.ndarray, score: np.ndarray | None
+        self, learner: str, variant: str, samples: Samples, predicted: np.ndarray, score: np.ndarray | None
     ) -> list[Prediction]:
         """One row per photo that has a name at this rank."""
         labels = self.groups.labels
         return [
             Prediction(
                 learner=learner,
+                protocol="zero_shot",
+                variant=variant,
                 split=self.split,
                 rank=self.groups.rank,
-                key=keys[row],
+                key=samples.keys[row],
+                cluster=species_name(samples.taxa[row]),
                 true=labels[self.true[row]],
                 predicted=labels[predicted[row]] if predicted[row] >= 0 else "",
+                correct=float(predicted[row] == self.true[row]),
                 score=None if score is None else round(float(score[row]), 6),
             )
             for row in np.flatnonzero(self.true >= 0)
@@ -130,34 +134,44 @@ def split_tasks(
     return [labels.taxa[row] for row in present], tasks, notes
 
 
-def measure_model(
-    scores: Scores, tasks: list[RankTask], samples: Samples, taxa: Sequence[Taxon], prompts: Prompts, method: str
-) -> list[Prediction]:
-    """Adds the model's figures at every rank in all ways of making candidates.
+def best_candidates(
+    way: str, image_features: np.ndarray, ranks: Sequence[RankGroups], head: TaxonHead, prompts: Prompts, k: int
+) -> list[Ranking]:
+    """The k best candidates at each of `ranks` for each of `image_features` `[n, d]`, made in one of `METHODS`."""
+    if way in ("mean", "sum"):
+        return summed_top_k(image_features, head, ranks, k, mean=way == "mean")
+    features = [head.prototypes(groups) if way == "prototype" else prompts.rank_features(groups) for groups in ranks]
+    return [top_k(image_features, one, head.logit_scale, k, width=len(head.taxa)) for one in features]
 
-    Predictions and accuracies within the first few are those of `method`.
+
+def measure_model(
+    scores: Scores,
+    tasks: list[RankTask],
+    samples: Samples,
+    head: TaxonHead,
+    prompts: Prompts,
+    method: str,
+    ways: Sequence[str] = METHODS,
+) -> tuple[list[Prediction], list[Ranking]]:
+    """Adds the model's figures at every rank in all `ways` of making candidates; `method` is one of them.
+
+    Predictions, accuracies within the first few and what is returned for each task are those of `method`.
     """
-    head = prompts.head(taxa)
-    most = max(WITHIN)
     groups = [task.groups for task in tasks]
-    summed = {way: summed_top_k(samples.features, head, groups, most, mean=way == "mean") for way in ("mean", "sum")}
+    rankings = {way: best_candidates(way, samples.features, groups, head, prompts, max(WITHIN)) for way in ways}
     predictions = []
     for number, task in enumerate(tasks):
-        for way in METHODS:
-            if way in summed:
-                ranking = summed[way][number]
-            else:
-                features = head.prototypes(task.groups) if way == "prototype" else prompts.rank_features(task.groups)
-                ranking = top_k(samples.features, features, head.logit_scale, most, width=len(taxa))
+        for way in ways:
+            ranking = rankings[way][number]
             predicted = ranking.top[:, 0]
             task.add(scores, "model", way, predicted, METRICS)
             if way == method:
-                predictions += task.predictions("model", samples.keys, predicted, np.exp(ranking.log_probability))
+                predictions += task.predictions("model", way, samples, predicted, np.exp(ranking.log_probability))
                 for k in (k for k in WITHIN if k < len(task.groups)):
                     figure = task.figure("model", way, f"top{k}_accuracy", k / len(task.groups), None)
                     within = (ranking.top[:, :k] == task.true[:, None]).any(axis=1)
                     scores.add(figure, within, sample_weights("micro_accuracy", task.true))
-    return predictions
+    return predictions, rankings[method]
 
 
 def measure_baseline(
@@ -176,6 +190,6 @@ def measure_baseline(
         by_logits = baseline.predict(samples.features, task.groups.labels, balanced=False)
         task.add(scores, "baseline", "regression", balanced, ("balanced_accuracy",))
         task.add(scores, "baseline", "regression", by_logits, ("micro_accuracy",))
-        predictions += task.predictions("baseline", samples.keys, balanced, None)
-        predictions += task.predictions("baseline_micro", samples.keys, by_logits, None)
+        predictions += task.predictions("baseline", "regression", samples, balanced, None)
+        predictions += task.predictions("baseline_micro", "regression", samples, by_logits, None)
     return predictions

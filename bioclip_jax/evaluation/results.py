@@ -1,5 +1,6 @@
 """The results database: one SQLite file that holds every run, its figures and its predictions.
 
+Which runs are being measured, and by whom, stands in the table `claims`; `bioclip_jax.evaluation.claims` uses it.
 A run (one model on one benchmark) is written in one transaction, so it is there whole or not at all, whatever is
 killed when. The journal is SQLite's rollback journal: one file, and it also works on network file systems. The same
 measurement asked twice replaces its earlier rows; anything else is added. Each table's columns are the fields of a
@@ -11,8 +12,9 @@ from __future__ import annotations
 
 import contextlib
 import sqlite3
-from collections.abc import Iterator, Sequence
-from dataclasses import fields
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import astuple, dataclass, fields
+from math import nan
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
@@ -31,9 +33,24 @@ from bioclip_jax.evaluation.rows import (
     Thumbnail,
 )
 
+
+@dataclass(frozen=True)
+class Claim:
+    """Who is measuring a run that is not there yet."""
+
+    identity: str
+    """Of the run."""
+    owner: str
+    """`HOST:PID:NUMBER`."""
+    started: float
+    """Seconds since 1970, by the owner's clock, as `heartbeat`."""
+    heartbeat: float
+    """When the owner was last known to be alive."""
+
+
 FILE_NAME = "results.sqlite"
 APPLICATION_ID = 0x42434A58  # "BCJX"
-VERSION = 2
+VERSION = 3
 SECONDS_TO_WAIT = 30.0
 
 
@@ -62,6 +79,10 @@ _ADVICE = {
 Row = TypeVar("Row")
 
 
+def _known(value: Any, otherwise: float | None) -> Any:
+    return otherwise if value is None else value
+
+
 def _columns(row: type) -> str:
     return ", ".join(f'"{column.name}" {_TYPES[str(column.type)]}' for column in fields(row))
 
@@ -72,8 +93,13 @@ def _schema() -> Iterator[str]:
         yield f"CREATE TABLE {name} (run INTEGER NOT NULL REFERENCES runs (id) ON DELETE CASCADE, {_columns(row)})"
         yield f"CREATE INDEX {name}_of_run ON {name} (run)"
     yield f"CREATE TABLE thumbnails ({_columns(Thumbnail)}, PRIMARY KEY (dataset_hash, key))"
+    yield f"CREATE TABLE claims ({_columns(Claim)}, PRIMARY KEY (identity))"
     yield f"PRAGMA application_id = {APPLICATION_ID}"
     yield f"PRAGMA user_version = {VERSION}"
+
+
+class ResultsError(UserError):
+    """A results database that cannot be read or written."""
 
 
 class Results:
@@ -126,7 +152,8 @@ class Results:
             )
         if pragma("user_version") != VERSION:
             raise UserError(
-                f"{self.path} has version {pragma('user_version')}, this release reads {VERSION}; write to a new file"
+                f"{self.path} has version {pragma('user_version')}, this release reads {VERSION}; "
+                "measure again into a new file (eval --results)"
             )
 
     def __enter__(self) -> Results:
@@ -141,13 +168,13 @@ class Results:
             yield
         except sqlite3.Error as error:
             advice = next((advice for word, advice in _ADVICE.items() if word in str(error)), _ADVICE[""])
-            raise UserError(f"results database {self.path}: {error}; {advice}") from error
+            raise ResultsError(f"results database {self.path}: {error}; {advice}") from error
         except OSError as error:
-            raise UserError(f"results database {self.path}: {error.strerror or error}") from error
+            raise ResultsError(f"results database {self.path}: {error.strerror or error}") from error
 
     @contextlib.contextmanager
-    def _transaction(self) -> Iterator[None]:
-        self._database.execute("BEGIN IMMEDIATE")
+    def _transaction(self, kind: str = "IMMEDIATE") -> Iterator[None]:
+        self._database.execute(f"BEGIN {kind}")
         try:
             yield
             self._database.execute("COMMIT")
@@ -181,6 +208,36 @@ class Results:
             cursor.execute(statement, (*first, *written))
         return cursor.lastrowid or 0
 
+    def claim(self, claim: Claim, may_take: Callable[[Claim], bool]) -> Claim | None:
+        """Enters a claim, unless there is one that it may not take the place of; that one is returned."""
+        with self._errors(), self._transaction():
+            query = "SELECT * FROM claims WHERE identity = ?"
+            found = self._database.execute(query, (claim.identity,)).fetchone()
+            if found is not None and not may_take(Claim(*found)):
+                return Claim(*found)
+            self._database.execute("INSERT OR REPLACE INTO claims VALUES (?, ?, ?, ?)", astuple(claim))
+        return None
+
+    def beat(self, owner: str, now: float) -> None:
+        """Says that the owner of claims is alive."""
+        with self._errors():
+            self._database.execute("UPDATE claims SET heartbeat = ? WHERE owner = ?", (now, owner))
+
+    def release(self, claim: Claim) -> None:
+        """Takes a claim back, unless somebody else has taken it over."""
+        with self._errors():
+            query = "DELETE FROM claims WHERE identity = ? AND owner = ?"
+            self._database.execute(query, (claim.identity, claim.owner))
+
+    def kept(self, identity: str) -> Measurement | None:
+        """A run, if it was measured, with its figures and differences alone: all of one moment, whoever replaces it."""
+        with self._errors(), self._transaction("DEFERRED"):
+            found = self._database.execute("SELECT * FROM runs WHERE identity = ?", (identity,)).fetchone()
+            if found is None:
+                return None
+            figures, differences = self.rows(Figure, found[0]), self.rows(Difference, found[0])
+        return Measurement(Run(*found[1:]), figures, differences, [], [], [], [])
+
     def runs(self) -> dict[int, Run]:
         """Every run by its number, oldest first."""
         with self._errors():
@@ -191,8 +248,11 @@ class Results:
         """The rows of one run in the table of `row`, such as `Figure`, in the order written."""
         table = next(name for name, kind in TABLES.items() if kind is row)
         with self._errors():
-            found = self._database.execute(f"SELECT * FROM {table} WHERE run = ? ORDER BY rowid", (run,))  # noqa: S608
-            return [row(*values[1:]) for values in found]
+            query = f"SELECT * FROM {table} WHERE run = ? ORDER BY rowid"  # noqa: S608
+            found = self._database.execute(query, (run,)).fetchall()
+        # SQLite keeps NaN as NULL.
+        unknown = [nan if column.type == "float" else None for column in fields(row)]  # type: ignore[arg-type]
+        return [row(*map(_known, values[1:], unknown)) for values in found]
 
     def thumbnail(self, dataset_hash: str, key: str) -> bytes | None:
         """The JPEG of a photo, if it was kept."""

@@ -40,16 +40,16 @@ class Run:
 
 @dataclass(frozen=True)
 class Figure:
-    """One accuracy with its 95 % interval and what guessing gives."""
+    """One figure with its 95 % interval and what guessing gives."""
 
     learner: str
     """`model` or `baseline`."""
     protocol: str
-    """`zero_shot`, or `few_shot`."""
+    """`zero_shot`, `few_shot`, or a task's kind."""
     variant: str
-    """Zero-shot: how candidates were made (`sum`, `prototype`, `prefix`), `regression` for the baseline.
+    """Zero-shot at ranks: how candidates were made (`sum`, `prototype`, `prefix`), `regression` for the baseline.
 
-    Few-shot: the shots."""
+    Few-shot: the shots. Of a task: `paper` or `corrected`, and what else tells figures apart after a comma."""
     split: str
     """The benchmark's name for what was measured (`seen`, `unseen`), or its few-shot task."""
     rank: str
@@ -60,7 +60,7 @@ class Figure:
     spread: float | None
     """Few-shot: population standard deviation over folds."""
     chance: float
-    """Of a uniform guess."""
+    """Of a uniform guess; NaN where that has no meaning."""
     majority: float | None
     """Micro accuracy of always answering the largest class."""
     samples: int
@@ -88,16 +88,23 @@ class Difference:
 
 @dataclass(frozen=True)
 class Prediction:
-    """What a learner said of one photo at one rank (zero-shot, the run's main way of making candidates)."""
+    """What a learner said of one photo, in one variant of one protocol (of zero-shot at ranks, the leading one)."""
 
     learner: str
     """`model`; `baseline` (decided for balanced accuracy) or `baseline_micro` (for micro accuracy)."""
+    protocol: str
+    variant: str
     split: str
     rank: str
+    """Of a taxonomic label; the label's column elsewhere."""
     key: str
+    cluster: str
+    """What the bootstrap draws: the photo's species, or its class; empty where it is one of its own."""
     true: str
     predicted: str
-    """Empty where the learner knows none of the candidates."""
+    """Empty where the learner knows none of the candidates. In several folds: what was said most often."""
+    correct: float
+    """0 or 1; in several folds, the share of those that asked for it that were right."""
     score: float | None
     """The model's probability of what it predicted."""
 

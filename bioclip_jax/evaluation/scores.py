@@ -16,7 +16,7 @@ class Scores:
 
     Args:
         clusters: int `[n]`, the species of each sample, by which samples are drawn.
-        resamples: of the bootstrap.
+        resamples: of the bootstrap; 0 leaves intervals and differences out.
         seed: of the bootstrap.
     """
 
@@ -34,15 +34,26 @@ class Scores:
         self._values.append(np.asarray(correct, np.float64))
         self._weights.append(weights)
 
+    @property
+    def figures(self) -> list[Figure]:
+        """Those added, without intervals."""
+        return list(self._figures)
+
+    def resampled(self, seed: int | None = None) -> np.ndarray:
+        """The figures' values in every resample: float64 `[resamples, figures]`; by `seed`, or the scores' own."""
+        if not self._figures or not self.resamples:
+            return np.zeros((self.resamples, len(self._figures)))
+        bootstrap = Bootstrap(self.clusters, resamples=self.resamples, seed=self.seed if seed is None else seed)
+        return bootstrap.ratios(np.stack(self._values, axis=1), np.stack(self._weights, axis=1))
+
     def finish(self, variant_of_model: str) -> tuple[list[Figure], list[Difference]]:
         """The figures with their intervals, and model less baseline wherever both have a figure.
 
         In zero-shot the model's figures are those of `variant_of_model`.
         """
-        if not self._figures:
-            return [], []
-        bootstrap = Bootstrap(self.clusters, resamples=self.resamples, seed=self.seed)
-        resampled = bootstrap.ratios(np.stack(self._values, axis=1), np.stack(self._weights, axis=1))
+        if not self._figures or not self.resamples:
+            return list(self._figures), []
+        resampled = self.resampled()
         figures = []
         for column, figure in enumerate(self._figures):
             bounds = interval(resampled[:, column])

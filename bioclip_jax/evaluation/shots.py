@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 
 import numpy as np
 
@@ -12,6 +11,7 @@ from bioclip_jax.evaluation.few_shot import Folds, pool_folds, simple_shot, spli
 from bioclip_jax.evaluation.labels import Labels
 from bioclip_jax.evaluation.rows import Difference, Figure
 from bioclip_jax.evaluation.scores import Scores
+from bioclip_jax.evaluation.tasks.answers import Answers, add_accuracies
 
 SplitFeatures = Mapping[str, np.ndarray]
 """Split -> float32 `[n, d]`."""
@@ -64,30 +64,23 @@ def _add(
 ) -> None:
     query = np.concatenate([features[split] for split in task.query])
     support = query if task.is_pool else np.concatenate([features[split] for split in task.support])
-    predicted = simple_shot(support, query, folds)
-    right = predicted == query_labels[folds.query]
-    asked = np.bincount(folds.query.ravel(), minlength=len(query)).astype(np.float64)
-    share_right = np.bincount(folds.query.ravel(), weights=right.ravel(), minlength=len(query)) / np.maximum(asked, 1)
-    per_class = np.bincount(np.maximum(query_labels, 0), weights=asked)[np.maximum(query_labels, 0)]
-    balanced = np.divide(asked, per_class, out=np.zeros_like(asked), where=per_class > 0)
+    answers = Answers.of(query_labels, folds.query, simple_shot(support, query, folds))
     figure = Figure(
         learner=learner,
         protocol="few_shot",
         variant=f"{shots}-shot",
         split=task.name,
         rank=rank,
-        metric="balanced_accuracy",
+        metric="",
         value=float("nan"),
         low=float("nan"),
         high=float("nan"),
         spread=None,
-        chance=1 / len(folds.classes),
+        chance=float("nan"),
         majority=None,
-        samples=int((asked > 0).sum()),
-        classes=len(folds.classes),
+        samples=0,
+        classes=0,
         clusters=0,
         left_out=folds.left_out,
     )
-    scores.add(figure, share_right, balanced)
-    spread = float(right.mean(axis=1).std())
-    scores.add(replace(figure, metric="micro_accuracy", spread=spread), share_right, asked)
+    add_accuracies(scores, figure, query_labels, answers, len(folds.classes))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 
 from rich.box import SIMPLE_HEAD
@@ -10,7 +11,7 @@ from rich.console import Group
 from rich.markup import escape
 from rich.table import Table
 
-from bioclip_jax.evaluation.methods import percent, well_formed
+from bioclip_jax.evaluation.methods import is_share, percent, plain_number, well_formed
 from bioclip_jax.evaluation.rows import Difference, Figure, Run
 
 
@@ -19,8 +20,11 @@ def _with_interval(figure: Figure | None) -> str:
 
 
 def figures_table(run: Run, figures: Sequence[Figure], differences: Sequence[Difference], method: str) -> Group:
-    """Zero-shot and few-shot accuracies in per cent, model beside baseline and chance."""
-    title = f"{escape(well_formed(run.model))} on {escape(run.benchmark)}"
+    """Zero-shot and few-shot accuracies in per cent, model beside baseline and chance; or the figures of tasks."""
+    title = f"{escape(well_formed(run.model))} on {escape(well_formed(run.benchmark))}"
+    settings = json.loads(run.settings)
+    if "tasks" in settings:
+        return Group(_tasks_table(title, figures))
     zero_shot = [f for f in figures if f.protocol == "zero_shot" and f.metric == "balanced_accuracy"]
     few_shot = [f for f in figures if f.protocol == "few_shot" and f.metric == "balanced_accuracy"]
     caption = "In %, with 95 % bootstrap intervals over species; candidates are the taxa of the split."
@@ -29,7 +33,7 @@ def figures_table(run: Run, figures: Sequence[Figure], differences: Sequence[Dif
             max(getattr(f, name) for f in zero_shot if f.split == split) for name in ("samples", "clusters")
         )
         caption += f" {escape(split)}: {photos:,} photos of {species:,} species."
-    train = json.loads(run.settings)["train_split"]
+    train = settings["train_split"]
     if any(f.learner == "baseline" for f in zero_shot):
         used = json.loads(run.splits)[train]["used"]
         caption += f" Baseline: logistic regression on colours, learnt from {used:,} training photos."
@@ -45,6 +49,37 @@ def figures_table(run: Run, figures: Sequence[Figure], differences: Sequence[Dif
         ),
     ]
     return Group(*[table for table in tables if table.row_count])
+
+
+def _tasks_table(title: str, figures: Sequence[Figure]) -> Table:
+    table = Table(
+        title=title,
+        caption="Shares in %; 95 % bootstrap intervals.",
+        title_justify="left",
+        caption_justify="left",
+        box=SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
+    )
+    for heading in ("task", "protocol", "of", "metric"):
+        table.add_column(heading, overflow="fold")
+    for heading in ("chance", "value"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    above = ""
+    for figure in figures:
+        write = percent if is_share(figure.protocol, figure.metric) else plain_number
+        value = write(figure.value)
+        if math.isfinite(figure.low):
+            value += f" ({write(figure.low)} to {write(figure.high)})"
+        table.add_row(
+            escape(figure.split) if figure.split != above else "",
+            escape(figure.variant),
+            escape(figure.rank),
+            escape(figure.metric),
+            write(figure.chance) if math.isfinite(figure.chance) else "-",
+            value,
+        )
+        above = figure.split
+    return table
 
 
 def _table(

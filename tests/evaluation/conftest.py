@@ -11,6 +11,7 @@ from rich.console import Console
 
 from bioclip_jax.evaluation.benchmark import Benchmark, FewShotTask
 from bioclip_jax.text.taxonomy import Taxon
+from tests.evaluation.miniatures import MINIATURES, make_all
 
 DANGEROUS = '<script>alert("1")</script>'
 SPECIES = {
@@ -161,3 +162,11 @@ def benchmark_of():
         return Benchmark(**values)
 
     return make
+
+
+@pytest.fixture(scope="session")
+def miniatures(tmp_path_factory, photos) -> Path:
+    """A folder with each published data set in miniature, under the name of its recipe; not to be changed."""
+    folder = tmp_path_factory.mktemp("miniatures")
+    assert list(make_all(folder, photos)) == list(MINIATURES)
+    return folder

@@ -11,15 +11,15 @@ from flax import nnx
 import bioclip_jax
 from bioclip_jax.cli import main
 from bioclip_jax.config import CLIPConfig, Preprocessing, TextConfig, VisionConfig
+from bioclip_jax.evaluation import claims
 from bioclip_jax.evaluation.results import Results
 from bioclip_jax.evaluation.rows import Figure
 from bioclip_jax.models import clip
 
-pytestmark = pytest.mark.core
 TINY = CLIPConfig(16, VisionConfig(32, 16, 32, 1, 2), TextConfig(width=32, layers=1, heads=2))
 
 
-def test_killed_and_started_again(tmp_path):
+def test_killed_and_started_again(tmp_path, monkeypatch):
     model, data, results = tmp_path / "model", tmp_path / "data", tmp_path / "out" / "results.sqlite"
     other = tmp_path / "other"
     for seed, folder in enumerate((other, model)):
@@ -44,9 +44,10 @@ def test_killed_and_started_again(tmp_path):
         process.kill()
     assert process.wait() == -signal.SIGKILL
 
+    monkeypatch.setattr(claims, "BEAT_SECONDS", 0.5)  # else the dead worker's claim is respected for some seconds
     main(arguments)
     with Results(results) as opened:
         first, again = opened.runs().items()
         assert first[1] == earlier
         assert again[1].benchmark == "synthetic"
-        assert {figure.split for figure in opened.rows(Figure, again[0])} == {"seen", "unseen"}
+        assert {figure.split for figure in opened.rows(Figure, again[0])} >= {"seen", "unseen"}

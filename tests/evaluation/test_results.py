@@ -3,7 +3,7 @@
 import sqlite3
 import subprocess
 import sys
-from dataclasses import fields, replace
+from dataclasses import dataclass, fields, replace
 
 import pytest
 
@@ -11,14 +11,20 @@ from bioclip_jax.errors import UsageError, UserError
 from bioclip_jax.evaluation.compare import compare
 from bioclip_jax.evaluation.results import Results
 from bioclip_jax.evaluation.rows import Measurement, Prediction, Run, Thumbnail
+from bioclip_jax.evaluation.task import task_figure
 
 pytestmark = pytest.mark.core
+
+
+def species_prediction(key: str, true: str, predicted: str) -> Prediction:
+    right = float(true == predicted)
+    return Prediction("model", "zero_shot", "mean", "seen", "species", key, true, true, predicted, right, 0.5)
 
 
 def measurement(identity: str, **changes) -> Measurement:
     texts = {column.name: "{}" for column in fields(Run)}
     run = Run(**{**texts, "identity": identity, "seconds": 1.0})
-    prediction = Prediction("model", "seen", "species", "key", "a", "b", 0.5)
+    prediction = species_prediction("key", "a", "b")
     return replace(Measurement(run, [], [], [prediction], [], [], [Thumbnail("{}", "key", b"jpeg")]), **changes)
 
 
@@ -36,9 +42,41 @@ def test_runs_are_added_and_the_same_one_is_replaced(tmp_path):
         assert results.thumbnail("{}", "other") is None
 
 
+def test_a_run_is_read_whole_while_another_worker_replaces_it(tmp_path, monkeypatch):
+    monkeypatch.setattr("bioclip_jax.evaluation.results.SECONDS_TO_WAIT", 0.01)
+    figure = task_figure(Named("old"), "zero_shot", "paper", "micro_accuracy", value=0.5)
+    path = tmp_path / "results.sqlite"
+    with Results(path, create=True) as writer:
+        writer.add(measurement("a", figures=[figure]))
+        with Results(path, create=True) as results:
+            read = Results.rows
+
+            def rows(self, kind, run):
+                # The writer must wait until all is read: the transaction holds it off.
+                with pytest.raises(UserError, match="locked"):
+                    writer.add(measurement("a"))
+                return read(self, kind, run)
+
+            monkeypatch.setattr(Results, "rows", rows)
+            kept = results.kept("a")
+            assert kept.run.identity == "a"
+            assert [row.split for row in kept.figures] == ["old"]
+            assert results.kept("b") is None
+        monkeypatch.undo()
+        writer.add(measurement("a"))
+        assert writer.kept("a").figures == []
+
+
+@dataclass
+class Named:
+    """What a figure asks of a task."""
+
+    name: str
+
+
 def test_an_interrupted_run_leaves_the_earlier_one_untouched(tmp_path):
     def interrupted():
-        yield Prediction("model", "seen", "species", "key", "a", "c", 0.5)
+        yield species_prediction("key", "a", "c")
         raise KeyboardInterrupt
 
     path = tmp_path / "results.sqlite"
@@ -130,8 +168,8 @@ def test_a_newer_version_and_a_missing_file_are_named(tmp_path):
 
 def test_two_models_are_compared_on_the_photos_that_both_answered():
     truth = [chr(ord("a") + number) for number in range(20)] * 5
-    right = [Prediction("model", "seen", "species", str(i), t, t, 1.0) for i, t in enumerate(truth)]
-    wrong = [replace(p, predicted="a") for p in right]
+    right = [species_prediction(str(i), t, t) for i, t in enumerate(truth)]
+    wrong = [species_prediction(p.key, p.true, "a") for p in right]
     found = compare(right, [*wrong[:80], replace(wrong[90], true="changed")], "seen")["species"]
     assert found.value == pytest.approx(0.95)
     assert found.low > 0.6

@@ -7,7 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from bioclip_jax.errors import UserError
 from bioclip_jax.evaluation import zero_shot
+from bioclip_jax.evaluation.cache import ArrayCache
+from bioclip_jax.evaluation.task import Context, TaskSamples
+from bioclip_jax.evaluation.tasks.class_zero_shot import ZeroShot
 from bioclip_jax.heads import TaxonHead, ensemble, logits
 from bioclip_jax.text.taxonomy import Taxon
 from bioclip_jax.text.templates import TEMPLATES
@@ -100,3 +104,92 @@ def test_ranking_goes_on_where_probabilities_underflow():
         zero_shot.summed_top_k(images, head, [head.groups("genus")], 4)[0],
     ):
         assert ranking.top.tolist() == [[0, 3, 2, 1]]
+
+
+def pool(arrays, names, rows=slice(None), **columns):
+    """The golden's photos as a task sees them, and a text side that looks its features up."""
+    labels = np.array([names[label] for label in arrays["labels"][rows]])
+    features = 3 * arrays["image_features"][rows]
+    table = {
+        template.format(name): arrays["text_features"][number, place]
+        for number, name in enumerate(names)
+        for place, template in enumerate(TEMPLATES)
+    }
+    asked: list[str] = []
+
+    def encode_text(texts):
+        asked.extend(texts)
+        return np.stack([table[text] for text in texts])
+
+    keys = tuple(f"{row}.jpg" for row in range(len(labels)))
+    return {"test": TaskSamples("test", keys, features, {"class": labels, **columns})}, encode_text, asked
+
+
+def test_the_task_gives_the_accuracies_of_the_reference_and_a_row_for_each_photo(golden, tmp_path):
+    arrays, expected = golden
+    names = [f"Corvus {chr(97 + number)}us" for number in range(22)]
+    samples, encode_text, asked = pool(arrays, names)
+    scale = float(np.exp(arrays["log_logit_scale"]))
+    context = Context(encode_text, scale, resamples=20, cache=ArrayCache(tmp_path), fingerprint="golden")
+    found = ZeroShot("birds", "test").measure(samples, context)
+    figures = {figure.metric: figure for figure in found.figures}
+    assert [figure.metric for figure in found.figures] == [
+        *("micro_accuracy", "top3_accuracy", "top5_accuracy", "balanced_accuracy")
+    ]
+    for metric, name in zip(figures, ("top1", "top3", "top5"), strict=False):
+        assert figures[metric].value == pytest.approx(expected["accuracy"][f"val-unseen-{name}"], abs=1e-12)
+    recalls = [np.mean(arrays["top5"][arrays["labels"] == label, 0] == label) for label in np.unique(arrays["labels"])]
+    assert figures["balanced_accuracy"].value == pytest.approx(np.mean(recalls), abs=1e-9)
+    assert all(figure.variant == "paper" and figure.low < figure.value < figure.high for figure in found.figures)
+    logits_ = arrays["logits"].astype(np.float64)
+    probability = np.exp(logits_ - logits_.max(axis=1, keepdims=True))
+    probability = (probability / probability.sum(axis=1, keepdims=True)).max(axis=1)
+    assert [row.predicted for row in found.predictions] == [names[best] for best in arrays["top5"][:, 0]]
+    np.testing.assert_allclose([row.score for row in found.predictions], probability, atol=1e-4)
+    assert {row.cluster for row in found.predictions} == set(names)
+
+    assert len(asked) == len(set(asked)) == 22 * 81
+    again = ZeroShot("birds", "test").measure(samples, context)
+    assert again.predictions == found.predictions
+    assert len(asked) == 22 * 81  # the head was kept
+
+
+def test_the_task_caps_k_and_leaves_photos_without_a_label_out(golden):
+    arrays, expected = golden
+    names = [*"abcd"]
+    rows = np.flatnonzero(arrays["labels"] < 4)
+    samples, encode_text, _ = pool(arrays, names, rows)
+    samples["test"].columns["class"][3] = ""
+    found = ZeroShot("birds", "test").measure(samples, Context(encode_text, 1.0, resamples=0))
+    assert [figure.metric for figure in found.figures][1:3] == ["top3_accuracy", "top4_accuracy"]
+    assert {(figure.left_out, figure.samples, figure.classes) for figure in found.figures} == {(1, len(rows) - 1, 4)}
+    assert len(found.predictions) == len(rows) - 1
+    assert found.notes == [
+        "birds: 1 photos have no label and were left out",
+        "birds: paper: with 4 classes the last accuracy is top-4",
+    ]
+    assert np.isnan(found.figures[0].low)
+    top1 = expected["accuracy_first_four_classes"]["val-unseen-top1"] * len(rows)
+    assert found.figures[0].value * (len(rows) - 1) == pytest.approx(top1, abs=1 + 1e-9)
+
+
+def test_what_cannot_be_measured_is_said_in_a_line(golden):
+    arrays, _ = golden
+    samples, encode_text, _ = pool(arrays, ["a", "b"], np.flatnonzero(arrays["labels"] < 2))
+    context = Context(encode_text, 1.0, resamples=0)
+    with pytest.raises(UserError, match="no labels 'genus'"):
+        ZeroShot("birds", "test", column="genus").measure(samples, context)
+    with pytest.raises(UserError, match="82 templates"):
+        ZeroShot("birds", "test", templates=82)
+    nothing = Context(lambda texts: np.full((len(texts), 40), np.nan, np.float32), 1.0, resamples=0)
+    with pytest.raises(UserError, match="NaN or infinite features for 162 of 162 texts"):
+        ZeroShot("birds", "test").measure(samples, nothing)
+    short = Context(lambda texts: np.ones((len(texts), 3), np.float32), 1.0, resamples=0)
+    with pytest.raises(UserError, match="text features have 3 numbers"):
+        ZeroShot("birds", "test").measure(samples, short)
+    samples["test"].columns["class"][:] = "a"
+    with pytest.raises(UserError, match="1 classes"):
+        ZeroShot("birds", "test").measure(samples, context)
+    samples["test"].features[0, 0] = np.nan
+    with pytest.raises(UserError, match="not finite"):
+        ZeroShot("birds", "test").measure(samples, context)

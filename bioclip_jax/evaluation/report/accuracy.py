@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 
-from bioclip_jax.evaluation.methods import METHODS, percent
+from bioclip_jax.evaluation.methods import METHODS, is_share, percent, plain_number
 from bioclip_jax.evaluation.report.charts import Mark, RankColumn, rank_chart
 from bioclip_jax.evaluation.report.markup import Child, Markup, details, figure, tag
-from bioclip_jax.evaluation.rows import Difference, Figure, Run
+from bioclip_jax.evaluation.report.measured import Measured
+from bioclip_jax.evaluation.rows import Difference, Figure
 from bioclip_jax.text.taxonomy import RANKS
 
 TITLES = {"seen": "Seen species", "unseen": "Unseen species"}
@@ -23,51 +24,30 @@ METHOD_NAMES = {
 }
 
 
-@dataclass(frozen=True)
-class Measured:
-    """A run with its figures, ready to be looked up."""
-
-    run: Run
-    figures: Sequence[Figure]
-    differences: Sequence[Difference]
-
-    @property
-    def method(self) -> str:
-        """The way of making candidates that the run leads with."""
-        return str(json.loads(self.run.settings)["method"])
-
-    def splits(self) -> list[str]:
-        """The splits that zero-shot measured."""
-        return list(dict.fromkeys(f.split for f in self.figures if f.protocol == "zero_shot"))
-
-    def zero_shot(self, split: str, rank: str, metric: str, learner: str = "model", way: str = "") -> Figure | None:
-        """A zero-shot figure; the model's in the run's main way unless another is asked for."""
-        variant = "regression" if learner == "baseline" else way or self.method
-        wanted = ("zero_shot", learner, variant, split, rank, metric)
-        for f in self.figures:
-            if (f.protocol, f.learner, f.variant, f.split, f.rank, f.metric) == wanted:
-                return f
-        return None
-
-    def difference(self, figure: Figure) -> Difference | None:
-        """Model less baseline for a figure of the model."""
-        wanted = (figure.protocol, figure.variant, figure.split, figure.rank, figure.metric)
-        for d in self.differences:
-            if (d.protocol, d.variant, d.split, d.rank, d.metric) == wanted:
-                return d
-        return None
-
-
 def span(low: float, high: float) -> str:
     """An interval in per cent."""
     return f"{100 * low:.1f}\N{EN DASH}{100 * high:.1f}"
 
 
-def figure_cell(figure: Figure | None, class_: str = "") -> Markup:
-    """A table cell: value, interval below."""
-    if figure is None:
+def figure_cell(figure: Figure | None, class_: str = "", *, hover: str | None = None) -> Markup:
+    """A table cell: value, interval below; in per cent unless the metric is no share."""
+    if figure is None or math.isnan(figure.value):
         return tag("td", "\N{EN DASH}", class_="none")
-    return tag("td", percent(figure.value), tag("small", span(figure.low, figure.high)), class_=class_ or None)
+    if figure.metric == "overconfidence":
+        value, bounds = signed(figure.value), f"{signed(figure.low)} to {signed(figure.high)}"
+    elif figure.metric == "median_rank":
+        value, bounds = f"{figure.value:g}", f"{figure.low:g}\N{EN DASH}{figure.high:g}"
+    elif not is_share(figure.protocol, figure.metric):
+        value, bounds = plain_number(figure.value), f"{plain_number(figure.low)} to {plain_number(figure.high)}"
+    else:
+        value, bounds = percent(figure.value), span(figure.low, figure.high)
+    known = None if math.isnan(figure.low) else tag("small", bounds)
+    return tag("td", value, known, class_=class_ or None, title=hover)
+
+
+def signed(share: float) -> str:
+    """A share in per cent with its sign."""
+    return f"{round(100 * share, 1) + 0.0:+.1f}".replace("-", "\N{MINUS SIGN}")
 
 
 def difference_cell(found: Difference | None, *, brief: bool = False) -> Markup:
@@ -79,9 +59,14 @@ def difference_cell(found: Difference | None, *, brief: bool = False) -> Markup:
         return tag("td", "\N{EN DASH}", class_="none")
     class_ = "sure" if found.low > 0 or found.high < 0 else None
     p_value = f"p = {found.p_value:.3f}"
-    interval = f"{100 * found.low:+.1f} to {100 * found.high:+.1f}".replace("-", "\N{MINUS SIGN}")
-    value = f"{100 * found.value:+.1f}".replace("-", "\N{MINUS SIGN}")
-    return tag("td", value, tag("small", interval, None if brief else f", {p_value}"), class_=class_, title=p_value)
+    interval = f"{signed(found.low)} to {signed(found.high)}"
+    return tag(
+        "td",
+        signed(found.value),
+        tag("small", interval, None if brief else f", {p_value}"),
+        class_=class_,
+        title=p_value,
+    )
 
 
 def title_of(split: str) -> str:
@@ -108,16 +93,37 @@ def headline(measured: Measured) -> Markup | None:
                 tag("div", f"{beside}; {found.samples:,} photos, {found.classes:,} taxa", class_="beside"),
             )
         )
+    boxes = boxes or _task_boxes(measured)
     return tag("div", boxes, class_="headline") if boxes else None
 
 
-def accuracy_section(measured: Measured) -> Markup:
-    """Zero-shot accuracy by rank: plot, table, and what is folded below."""
+def _task_boxes(measured: Measured) -> list[Markup]:
+    """The paper's figure of each of the first four protocols."""
+    first: dict[tuple[str, str], Figure] = {}
+    for f in measured.task_figures():
+        if f.variant.partition(",")[0] == "paper" and f.metric != "balanced_accuracy":
+            first.setdefault((f.split, f.variant), f)
+    return [
+        tag(
+            "div",
+            tag("div", f"{f.split}: {f.metric.replace('_', ' ')}", class_="what"),
+            tag("b", percent(f.value), tag("small", " %")),
+            tag("div", f"95 % interval {span(f.low, f.high)}", class_="beside"),
+            tag("div", f"{f.variant}; {f.samples:,} photos", class_="beside"),
+        )
+        for f in list(first.values())[:4]
+    ]
+
+
+def accuracy_section(measured: Measured) -> Markup | None:
+    """Zero-shot accuracy by rank: plot, table, and what is folded below; None without any."""
     splits = measured.splits()
+    if not splits:
+        return None
     has_baseline = any(f.learner == "baseline" and f.protocol == "zero_shot" for f in measured.figures)
-    train = json.loads(measured.run.settings)["train_split"]
+    train = measured.settings.get("train_split")
     key = [tag("span", measured.run.model, class_="model")]
-    if has_baseline:
+    if has_baseline and train:
         used = json.loads(measured.run.splits)[train]["used"]
         baseline = f"logistic regression on colour histogram and thumbnail, learnt from {used:,} training photos"
         key.append(tag("span", baseline, class_="baseline"))

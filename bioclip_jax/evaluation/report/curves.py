@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -22,14 +23,16 @@ CURVES = (
     ("mfu", "model FLOPs utilisation", "%", 100.0),
 )
 """Key, title, unit, and what the value is multiplied by."""
+KEYS = tuple(curve[0] for curve in CURVES)
 
 
-def read_metrics(path: Path) -> tuple[dict[str, tuple[np.ndarray, np.ndarray]], int]:
-    """Steps and values of every known key, and how many lines could not be read (a killed run may leave half a line).
+def read_metrics(path: Path, keys: Sequence[str] = KEYS) -> tuple[dict[str, tuple[np.ndarray, np.ndarray]], int]:
+    """Steps and values of every key that is there, and how many lines could not be read.
 
-    Steps that were repeated after a restart count once, as they came last. Values that are not finite are left out.
+    A killed run may leave half a line. Steps that were repeated after a restart count once, as they came last. Values
+    that are not finite are left out.
     """
-    by_key: dict[str, dict[int, float]] = {key: {} for key, *_ in CURVES}
+    by_key: dict[str, dict[int, float]] = {key: {} for key in keys}
     damaged = 0
     with path.open(encoding="utf-8", errors="replace") as file:
         for row in file:
@@ -50,21 +53,25 @@ def read_metrics(path: Path) -> tuple[dict[str, tuple[np.ndarray, np.ndarray]], 
     }, damaged
 
 
-def curves_section(path: Path) -> Markup | None:
-    """The section on training; None if the file has nothing to show."""
+def curves_section(path: Path, name: str = "") -> Markup | None:
+    """The section on training of `name`; None if the file has nothing to show."""
     found, damaged = read_metrics(path)
     if not found:
         return None
-    last = max(int(steps[-1]) for steps, _ in found.values())
+    count = 1 + max(int(steps[-1]) for steps, _ in found.values())
     charts = [
         curve_chart(title, found[key][0], found[key][1] * factor, unit=unit)
         for key, title, unit, factor in CURVES
         if key in found
     ]
     caption = (
-        f"Training, {last:,} steps. Pale: every step that was noted; dark: running mean over a fortieth of them. "
+        f"Training, {count:,} steps. Pale: every step that was noted; dark: running mean over a fortieth of them. "
         "Axes leave out the outermost half per cent of the values."
     )
     if damaged:
         caption += f" {damaged} line{'s' if damaged > 1 else ''} of the log could not be read."
-    return tag("section", tag("h2", "Training"), figure(caption, tag("div", charts, class_="curves")))
+    return tag(
+        "section",
+        tag("h2", f"Training of {name}" if name else "Training"),
+        figure(caption, tag("div", charts, class_="curves")),
+    )

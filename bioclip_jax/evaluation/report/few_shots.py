@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
-
 from bioclip_jax.evaluation.methods import percent
-from bioclip_jax.evaluation.report.accuracy import Measured, difference_cell, figure_cell, title_of
+from bioclip_jax.evaluation.report.accuracy import difference_cell, figure_cell, title_of
 from bioclip_jax.evaluation.report.markup import Markup, figure, tag
+from bioclip_jax.evaluation.report.measured import Measured
 from bioclip_jax.evaluation.rows import Figure
 
 HEADINGS = (
@@ -58,18 +57,18 @@ def few_shot_section(measured: Measured) -> Markup | None:
         return None
     texts = [tag("th", name, class_="text") for name in ("species", "rank")]
     head = tag("thead", tag("tr", texts, [tag("th", name) for name in HEADINGS]))
-    settings = json.loads(measured.run.settings)
+    settings = measured.settings
     tasks = [
         f"{title_of(name)}: supports and questions from {support}."
         if support == query
         else f"{title_of(name)}: supports from {support}, questions from {query}."
-        for name, (support, query) in settings["few_shot_tasks"].items()
+        for name, (support, query) in settings.get("few_shot_tasks", {}).items()
     ]
     caption = (
         "Few-shot accuracy in % by SimpleShot, balanced and micro: features are centred by the support's mean and "
         f"normalised, the nearest mean wins. {' '.join(tasks)} "
-        f"Mean of {settings['folds']} folds, with 95 % bootstrap intervals over species, and the standard deviation of "
-        "the folds' micro accuracy. Taxa with too few photos are left out. "
+        f"Mean of {settings.get('folds', 'all')} folds, with 95 % bootstrap intervals over species, and the "
+        "standard deviation of the folds' micro accuracy. Taxa with too few photos are left out. "
         "The baseline is the same procedure on colour histogram and thumbnail, with the same folds."
     )
     table = tag("div", tag("table", head, tag("tbody", rows)), class_="table")

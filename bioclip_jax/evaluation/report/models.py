@@ -1,46 +1,38 @@
-"""The section that sets the models of one database side by side."""
+"""The section that sets models side by side."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from bioclip_jax.evaluation.compare import RESAMPLES, compare
-from bioclip_jax.evaluation.report.accuracy import Measured, difference_cell, figure_cell, title_of
+from bioclip_jax.evaluation.report.accuracy import difference_cell, figure_cell, title_of
 from bioclip_jax.evaluation.report.markup import Markup, figure, tag
-from bioclip_jax.evaluation.results import Results
-from bioclip_jax.evaluation.rows import Figure, Prediction
+from bioclip_jax.evaluation.report.measured import Measured
 from bioclip_jax.text.taxonomy import RANKS
 
-MOST = 6
 
-
-def models_section(results: Results, number: int) -> Markup | None:
-    """Runs of other weights or settings on the data of run `number`, newest first, with differences; None if none."""
-    runs = results.runs()
-    run = runs[number]
-    others = [
-        other
-        for other in reversed(runs)
-        if other != number and (runs[other].benchmark, runs[other].dataset_hash) == (run.benchmark, run.dataset_hash)
-    ][:MOST]
-    if not others:
+def models_section(runs: Sequence[Measured]) -> Markup | None:
+    """Runs of other weights or settings beside the first, with differences where the photos are the same; or None."""
+    run, *others = runs
+    if not others or not run.splits():
         return None
-    own = results.rows(Prediction, number)
-    splits = Measured(run, results.rows(Figure, number), []).splits()
     parts = []
-    for split in splits:
+    for split in run.splits():
         rows = []
-        for other in [number, *others]:
-            measured = Measured(runs[other], results.rows(Figure, other), [])
-            cells = [figure_cell(measured.zero_shot(split, rank, "balanced_accuracy"), "model") for rank in RANKS]
-            about = tag("small", f"{runs[other].started[:10]}, {measured.method}, {runs[other].weights[:8]}")
-            rows.append(tag("tr", tag("td", runs[other].model, about, class_="text wide"), cells))
-            if other != number:
-                paired = compare(own, results.rows(Prediction, other), split)
+        for other in runs:
+            cells = [figure_cell(other.zero_shot(split, rank, "balanced_accuracy"), "model") for rank in RANKS]
+            about = tag("small", f"{other.run.started[:10]}, {other.method}, {other.run.weights[:8]}")
+            rows.append(tag("tr", tag("td", other.run.model, about, class_="text wide"), cells))
+            if other is not run:
+                same = other.run.dataset_hash == run.run.dataset_hash
+                paired = compare(run.predictions, other.predictions, split) if same else {}
                 row = [difference_cell(paired.get(rank), brief=True) for rank in RANKS]
-                rows.append(tag("tr", tag("td", tag("small", "newest less this"), class_="text"), row))
+                what = "newest less this" if same else "other photos: not compared"
+                rows.append(tag("tr", tag("td", tag("small", what), class_="text"), row))
         head = tag("thead", tag("tr", tag("th", title_of(split), class_="text"), [tag("th", rank) for rank in RANKS]))
         parts.append(tag("div", tag("table", head, tag("tbody", rows)), class_="table"))
     caption = (
-        "Zero-shot balanced accuracy in % of other runs on the same data. "
+        "Zero-shot balanced accuracy in % of other runs of this benchmark. "
         "Differences are of the newest run less the other, by paired bootstrap over the species of the photos that "
         f"both answered ({RESAMPLES:,} resamples)."
     )

@@ -12,7 +12,7 @@ import numpy as np
 from bioclip_jax.evaluation.report.accuracy import title_of
 from bioclip_jax.evaluation.report.charts import OTHERS, PALETTE, Point, point_map
 from bioclip_jax.evaluation.report.markup import Child, Markup, figure, tag
-from bioclip_jax.evaluation.report.projection import project
+from bioclip_jax.evaluation.report.projection import MOST_FOR_TSNE, project
 from bioclip_jax.evaluation.rows import GalleryItem, Species
 from bioclip_jax.heads import species_name
 from bioclip_jax.text.taxonomy import RANKS, Taxon
@@ -35,6 +35,9 @@ def map_section(species: Sequence[Species]) -> Markup | None:
     """Species embeddings in two dimensions, coloured by class."""
     if len(species) < 3:
         return None
+    shown = sorted(species, key=lambda row: -row.images)[:MOST_FOR_TSNE]
+    left_out = len(species) - len(shown)
+    species = shown if left_out else species
     placed, method = project(np.stack([np.frombuffer(row.embedding, "<f4") for row in species]))
     taxa = [read_taxon(row.taxon) for row in species]
     counts = Counter(taxon.class_ or "class unknown" for taxon in taxa)
@@ -66,6 +69,8 @@ def map_section(species: Sequence[Species]) -> Markup | None:
         "coloured by class. Neighbourhoods mean something, distances between far groups do not. "
         "Point at a dot for its name, at a class to single it out."
     )
+    if left_out:
+        caption += f" The {left_out:,} species with the fewest photos are left out."
     chart = tag("div", point_map(points, colours, "map of species"), tag("ul", entries, class_="legend"), class_="map")
     return tag("section", tag("h2", "The map of species"), tag("style", Markup(highlight)), figure(caption, chart))
 
