@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import tyro
 
 from bioclip_jax.cli.parsing import parse
 from bioclip_jax.errors import UsageError
+
+if TYPE_CHECKING:
+    from bioclip_jax.evaluation.measure import Settings
 
 
 @dataclass(frozen=True)
@@ -50,14 +53,19 @@ def evaluate(arguments: Sequence[str]) -> None:
         resamples: int = 1000,
         seed: int = 0,
         batch_size: int = 64,
+        again: tyro.conf.FlagCreatePairsOff[bool] = False,
         preprocessing: tyro.conf.OmitArgPrefixes[PreprocessingFlags] = PreprocessingFlags(),
     ) -> None:
         """Measure a model on benchmarks; figures with intervals go to a results database.
 
+        What was measured before is shown and not measured again. The same command in several processes or on several
+        machines, with one database, shares the benchmarks out. Published tasks have protocols of their own: of what
+        says how to measure, they know --resamples and --seed alone, and a note names what has no effect on them.
+
         Args:
             model: work directory, checkpoint, folder of OpenCLIP, Hugging Face or `convert`, or hf-hub:owner/name.
-            benchmarks: built-in names (organisms, photo_table, synthetic) or paths of Python files.
-            root: where the benchmark's data lies, such as a dataset directory.
+            benchmarks: built-in names (as nabirds), paths of Python files, or all: those with a folder in the root.
+            root: where the benchmark's data lies; of several benchmarks, the folder of their folders.
             results: database to add to; results.sqlite in the work directory, or here for another model.
             method: how candidates above species are made: by the mean or the sum of their species' probabilities, the
                 mean of their species' text features, or the text of the taxon's own lineage. All are reported; this
@@ -69,19 +77,19 @@ def evaluate(arguments: Sequence[str]) -> None:
             few_shot: also measure few-shot classification.
             resamples: bootstrap resamples for the intervals.
             seed: of the bootstrap.
-            batch_size: photos encoded at once.
+            batch_size: photos that each device encodes at once.
+            again: measure anew what was measured before.
             preprocessing: replaces what the model comes with.
         """
         from bioclip_jax.evaluation.measure import Settings
-        from bioclip_jax.evaluation.run import evaluate as run
         from bioclip_jax.heads import PLAIN_TEMPLATES
-        from bioclip_jax.inference.load import load
-        from bioclip_jax.recipes import load_recipe
+        from bioclip_jax.pipeline.local_paths import require_local
         from bioclip_jax.text.templates import TEMPLATES
 
-        if not benchmarks:
-            raise UsageError("name at least one benchmark, such as synthetic")
-        chosen = [load_recipe("evals", name).benchmark(root) for name in benchmarks]
+        if batch_size < 1:
+            raise UsageError(f"--batch-size {batch_size}: must be at least 1")
+        require_local(model, "MODEL")
+        require_local(results, "--results")
         settings = Settings(
             method=method,
             text_types=text_types,
@@ -92,26 +100,74 @@ def evaluate(arguments: Sequence[str]) -> None:
             baseline=baseline,
             few_shot=few_shot,
         )
-        encoder = load(model, overrides=preprocessing.given())
-        folder = Path(model) if (Path(model) / "checkpoints").is_dir() else Path()
-        run(encoder, chosen, results or folder / "results.sqlite", settings=settings, batch_size=batch_size)
+        _evaluate(model, benchmarks, root, results, settings, batch_size, preprocessing, again=again)
 
     parse(evaluate, arguments, "eval")
 
 
-def report(arguments: Sequence[str]) -> None:
-    """Draw one HTML page of tables, plots and pictures from a results database or work directory."""
+def _evaluate(
+    model: str,
+    benchmarks: Sequence[str],
+    root: str | None,
+    results: Path | None,
+    settings: Settings,
+    batch_size: int,
+    preprocessing: PreprocessingFlags,
+    *,
+    again: bool,
+) -> None:
+    import jax
+    from rich.console import Console
 
-    def report(results: tyro.conf.Positional[Path], /, *, out: Path = Path("report.html")) -> None:
-        """Draw one self-contained HTML page of tables, plots and pictures.
+    from bioclip_jax.evaluation.run import evaluate as run
+    from bioclip_jax.evaluation.suite import open_suite
+    from bioclip_jax.inference.load import load
+
+    console = Console()
+    suite = open_suite(
+        benchmarks, root, lambda line: console.print(line, soft_wrap=True, markup=False, highlight=False)
+    )
+    encoder = load(model, overrides=preprocessing.given())
+    folder = Path(model) if (Path(model) / "checkpoints").is_dir() else Path()
+    run(
+        encoder,
+        suite.benchmarks,
+        results or folder / "results.sqlite",
+        settings=settings,
+        batch_size=batch_size * jax.local_device_count(),
+        console=console,
+        again=again,
+        failed=suite.failed,
+    )
+
+
+def report(arguments: Sequence[str]) -> None:
+    """Draw one HTML page of tables, plots and pictures from results databases or work directories."""
+
+    def report(
+        results: tyro.conf.Positional[tuple[Path, ...]],
+        /,
+        *,
+        out: Path = Path("report.html"),
+        csv: Path | None = None,
+    ) -> None:
+        """Draw one self-contained HTML page of tables, plots and pictures, several models side by side.
 
         Args:
-            results: results database, or work directory that holds results.sqlite and metrics.jsonl.
+            results: results databases, work directories that hold results.sqlite and metrics.jsonl, or the folder of a
+                sweep. Runs of one benchmark are set side by side, whichever database they are in; several training runs
+                are a table of the fields that differ and of their last figures.
             out: file to write.
+            csv: file to write that table to.
         """
         from bioclip_jax.evaluation.report import write_report
+        from bioclip_jax.pipeline.local_paths import require_local
 
-        print(write_report(results, out))
+        require_local(out, "--out")
+        require_local(csv, "--csv")
+        for path in results:
+            require_local(path, "RESULTS")
+        print(write_report(results, out, csv))
 
     parse(report, arguments, "report")
 
@@ -146,6 +202,10 @@ def convert(arguments: Sequence[str]) -> None:
             license: of the weights, for the card; an SPDX identifier, as mit.
             preprocessing: replaces what the model comes with.
         """
+        from bioclip_jax.pipeline.local_paths import require_local
+
+        require_local(source, "SOURCE")
+        require_local(destination, "DESTINATION")
         from bioclip_jax.inference.export import convert as run
 
         lines = run(

@@ -1,4 +1,4 @@
-"""A model to use: photos and texts in, L2-normalised features out."""
+"""A model to use: photos and texts in, features out, computed on all devices of this process."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from typing import Any
 import jax
 import numpy as np
 import PIL.Image
+from jax.sharding import NamedSharding
 from jaxtyping import Float, UInt8
 
 from bioclip_jax import images as image_files
@@ -25,7 +26,10 @@ from bioclip_jax.errors import UsageError
 from bioclip_jax.images import ImageSource
 from bioclip_jax.models import clip
 from bioclip_jax.models.functions import l2_normalize, normalize_pixels
-from bioclip_jax.pipeline.loader import require_vocabulary, token_bucket
+from bioclip_jax.parallel.mesh import make_mesh
+from bioclip_jax.parallel.sharding import batch_sharding, replicated
+from bioclip_jax.pipeline.loader import require_vocabulary
+from bioclip_jax.pipeline.token_lengths import token_bucket
 from bioclip_jax.text.tokenizer import Tokenizer
 
 BATCH_SIZE = 64
@@ -56,11 +60,12 @@ class Model:
         self._tokenizer = Tokenizer(config.text.context_length)
 
         # float32 is promised: by default TPUs and newer GPUs would round the inputs of matrix products.
-        @jax.jit
-        def image_features(parameters: clip.Parameters, photos: jax.Array) -> jax.Array:
+        @functools.partial(jax.jit, static_argnames="normalize")
+        def image_features(parameters: clip.Parameters, photos: jax.Array, normalize: bool) -> jax.Array:
             with jax.default_matmul_precision("highest"):
                 x = normalize_pixels(photos, preprocessing.mean, preprocessing.std, jax.numpy.dtype("float32"))
-                return l2_normalize(clip.merge(definition, parameters).encode_image(x))
+                features = clip.merge(definition, parameters).encode_image(x)
+                return l2_normalize(features) if normalize else features
 
         @jax.jit
         def text_features(parameters: clip.Parameters, tokens: jax.Array) -> jax.Array:
@@ -74,16 +79,25 @@ class Model:
         return f"Model({self.name!r}, {vision.image_size} px in patches of {vision.patch_size} to {joint} numbers)"
 
     def encode_image(
-        self, images: ImageSource | Sequence[ImageSource] | UInt8[np.ndarray, "n h w 3"], batch_size: int = BATCH_SIZE
+        self,
+        images: ImageSource | Sequence[ImageSource] | UInt8[np.ndarray, "n h w 3"],
+        batch_size: int = BATCH_SIZE,
+        *,
+        normalize: bool = True,
     ) -> Float[np.ndarray, "n d"]:
-        """L2-normalised float32 features of photos: paths, encoded bytes, Pillow images, or uint8 [n, h, w, 3].
+        """float32 features of photos: paths, encoded bytes, Pillow images, or uint8 [n, h, w, 3].
+
+        Args:
+          images: one photo or several.
+          batch_size: photos that each of this process's devices encodes at once.
+          normalize: whether features are L2-normalised, or as the projector gives them.
 
         Raises:
           ImageError: a photo cannot be read.
           UsageError: an array of another type or shape.
         """
-        photos = self._photos(images)
-        return self._batched(self._image_features, photos, batch_size)
+        encode = functools.partial(self._image_features, normalize=normalize)
+        return self._batched(encode, self._photos(images), batch_size)
 
     def encode_text(self, texts: str | Sequence[str], batch_size: int = BATCH_SIZE) -> Float[np.ndarray, "m d"]:
         """L2-normalised float32 features of texts, cut to the context length."""
@@ -140,6 +154,18 @@ class Model:
         """Hash of the weights, the model's shape and the preprocessing: what decides the features."""
         return fingerprint(flatten(self.parameters).items(), self.config, self.preprocessing)
 
+    @functools.cached_property
+    def _placed(self) -> tuple[clip.Parameters, NamedSharding | None]:
+        """The parameters as encoding uses them, and how a batch is split over this process's devices, if it is.
+
+        Parameters that lie on a mesh already stay there, and batches are whole.
+        """
+        devices = jax.local_devices()
+        if len(devices) == 1 or any(len(leaf.devices()) > 1 for leaf in jax.tree.leaves(self.parameters)):
+            return self.parameters, None
+        mesh = make_mesh(devices=devices)
+        return jax.device_put(self.parameters, replicated(mesh)), batch_sharding(mesh)
+
     def _photos(self, images: Any) -> Iterable[np.ndarray]:
         if isinstance(images, np.ndarray):
             if images.ndim != 4 or images.shape[-1] != 3 or images.dtype != np.uint8:
@@ -155,19 +181,24 @@ class Model:
     def _batched(
         self, encode: Callable[..., jax.Array], rows: Iterable[np.ndarray], batch_size: int
     ) -> Float[np.ndarray, "n d"]:
-        """Encodes rows in batches padded to a power of two at most `batch_size`, so that few programs serve all."""
+        """Encodes rows in batches padded to a power of two, so that few programs serve all, split over the devices."""
+        parameters, sharding = self._placed
+        devices = sharding.num_devices if sharding else 1
+        most = batch_size * devices
         features, waiting = [], list[np.ndarray]()
 
         def flush() -> None:
             if waiting:
-                size = min(batch_size, 1 << (len(waiting) - 1).bit_length())
-                padded = waiting + [waiting[-1]] * (size - len(waiting))
-                features.append(np.asarray(encode(self.parameters, np.stack(padded)))[: len(waiting)])
+                size = min(most, 1 << (len(waiting) - 1).bit_length())
+                size += -size % devices
+                padded = np.stack(waiting + [waiting[-1]] * (size - len(waiting)))
+                placed = jax.device_put(padded, sharding) if sharding else padded
+                features.append(np.asarray(encode(parameters, placed))[: len(waiting)])
                 waiting.clear()
 
         for row in rows:
             waiting.append(row)
-            if len(waiting) == batch_size:
+            if len(waiting) == most:
                 flush()
         flush()
         empty = np.zeros((0, self.config.embed_dim), np.float32)

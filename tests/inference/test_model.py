@@ -2,6 +2,7 @@
 
 import io
 
+import jax
 import numpy as np
 import PIL.Image
 import pytest
@@ -52,6 +53,34 @@ def test_features_are_normalised_and_do_not_depend_on_the_batch(model):
     features = model.encode_image(pixels, batch_size=3)
     np.testing.assert_allclose(np.linalg.norm(features, axis=1), 1, rtol=1e-6)
     np.testing.assert_allclose(features[4:5], model.encode_image(pixels[4:5]), rtol=1e-5, atol=1e-6)
+
+
+def test_features_that_are_not_normalised_are_the_same_ones_before_their_norm_is_divided_away(model):
+    pixels = np.random.default_rng(1).integers(0, 256, (3, 32, 32, 3)).astype(np.uint8)
+    raw = model.encode_image(pixels, normalize=False)
+    norms = np.linalg.norm(raw, axis=1, keepdims=True)
+    assert np.abs(norms - 1).min() > 0.01
+    np.testing.assert_allclose(raw / norms, model.encode_image(pixels), rtol=1e-5, atol=1e-6)
+
+
+def test_a_batch_is_split_over_all_devices_of_the_process(model):
+    pixels = np.random.default_rng(1).integers(0, 256, (2 * jax.local_device_count() + 1, 32, 32, 3)).astype(np.uint8)
+    placed = []
+    put = jax.device_put
+
+    def spy(x, sharding):
+        placed.append(put(x, sharding))
+        return placed[-1]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(jax, "device_put", spy)
+        features = model.encode_image(pixels, batch_size=1)
+    alone = bioclip_jax.Model(CONFIG, Preprocessing(), jax.device_put(model.parameters, jax.local_devices()[0]))
+    alone.__dict__["_placed"] = (alone.parameters, None)
+    np.testing.assert_allclose(features, alone.encode_image(pixels), rtol=1e-5, atol=1e-6)
+    batches = [x for x in placed if isinstance(x, jax.Array)]
+    assert [len(x) for x in batches] == [jax.local_device_count()] * 3
+    assert all(x.sharding.device_set == set(jax.local_devices()) for x in batches)
 
 
 def test_texts_of_any_length_and_language(model):
