@@ -20,10 +20,15 @@ DEMO_TRAIN_full =
 DEMO_TRAIN_small = --total-steps 40
 OUT = $(DEMO_OUT_$(DEMO))
 
+# TPU_TESTS=slow compiles models of full size, which takes minutes each.
+TPU_TESTS ?= quick
+TPU_MARK_quick = 'tpu and not slow'
+TPU_MARK_slow = 'tpu and slow'
+
 .DEFAULT_GOAL = help
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-core test-slow test-full test-beam lint format clean
+.PHONY: help demo test test-core test-slow test-full test-beam test-tpu fits lint format clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' Makefile
@@ -38,20 +43,26 @@ demo: $(VENV)/.runtime ## build data, train, evaluate, report and export, in dem
 	$(BIOCLIP) convert $(OUT)/run $(OUT)/open_clip --to open_clip --overwrite
 	@echo "Look at $(OUT)/report.html; the weights for PyTorch are in $(OUT)/open_clip."
 
-test: $(VENV)/.torch ## all tests but the slow ones and those by Apache Beam
+test: $(VENV)/.torch ## all tests but the slow ones and those for Apache Beam and TPUs
 	$(VENV)/$(PYTEST)
 
 test-core: $(VENV)/.dev ## the tests that need no PyTorch
-	$(VENV)/$(PYTEST) -m 'core and not slow and not beam'
+	$(VENV)/$(PYTEST) -m 'core and not slow and not beam and not tpu'
 
 test-slow: $(VENV)/.torch ## the slow tests only
-	$(VENV)/$(PYTEST) -m 'slow and not beam'
+	$(VENV)/$(PYTEST) -m 'slow and not beam and not tpu'
 
-test-full: $(VENV)/.torch ## every test but those by Apache Beam
-	$(VENV)/$(PYTEST) -m 'not beam'
+test-full: $(VENV)/.torch ## every test but those for Apache Beam and TPUs
+	$(VENV)/$(PYTEST) -m 'not beam and not tpu'
 
 test-beam: $(VENV)-beam/.beam ## the tests by Apache Beam, in an environment of their own
 	$(VENV)-beam/$(PYTEST) -m beam
+
+test-tpu: $(VENV)-tpu/.tpu ## compile for TPUs that are not here, in an environment of its own (TPU_TESTS=slow: full size)
+	$(VENV)-tpu/$(PYTEST) -m $(TPU_MARK_$(TPU_TESTS))
+
+fits: $(VENV)-tpu/.tpu ## compile full-size models for TPUs and GPUs that are not here, and write docs/fits.md (an hour)
+	$(VENV)-tpu/bin/python tests/benchmarks/fits.py
 
 lint: $(VENV)/.dev ## style, format, types, and which floor imports which
 	$(VENV)/bin/ruff check $(SOURCES)
@@ -64,12 +75,12 @@ format: $(VENV)/.dev ## write the style that lint asks for
 	$(VENV)/bin/ruff format $(SOURCES)
 
 clean: ## remove what make made: environments, the demo, caches
-	rm -rf .venv .venv-* $(VENV) $(VENV)-beam demo demo-small build dist *.egg-info
+	rm -rf .venv .venv-* $(VENV) $(VENV)-beam $(VENV)-tpu demo demo-small build dist *.egg-info
 	rm -rf .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
 	find $(SOURCES) -name __pycache__ -prune -exec rm -rf {} +
 
 # An environment grows: what the demo needs, what the tests and lint need besides, and PyTorch for the whole suite.
-# Apache Beam needs older versions of other packages, so it has an environment of its own.
+# Apache Beam needs older versions of other packages, and the compiler for TPUs is large: each has its own environment.
 $(VENV)/.runtime: LEVELS = .runtime
 $(VENV)/.dev: EXTRAS = [dev]
 $(VENV)/.dev: LEVELS = .runtime .dev
@@ -77,8 +88,10 @@ $(VENV)/.torch: EXTRAS = [dev,peers]
 $(VENV)/.torch: LEVELS = .runtime .dev .torch
 $(VENV)-beam/.beam: EXTRAS = [dev,beam]
 $(VENV)-beam/.beam: LEVELS = .beam
+$(VENV)-tpu/.tpu: EXTRAS = [dev,tpu,cuda-compiler]
+$(VENV)-tpu/.tpu: LEVELS = .tpu
 
-$(VENV)/.runtime $(VENV)/.dev $(VENV)/.torch $(VENV)-beam/.beam: pyproject.toml setup.py constraints.txt
+$(VENV)/.runtime $(VENV)/.dev $(VENV)/.torch $(VENV)-beam/.beam $(VENV)-tpu/.tpu: pyproject.toml setup.py constraints.txt
 	@test -n "$(PYTHON)" || { echo "error: no Python 3.11 or newer on the path; name one with PYTHON=/path/to/python3" >&2; exit 1; }
 	@$(@D)/bin/python -c '' 2>/dev/null || $(PYTHON) -m venv --clear $(@D) \
 		|| { echo "error: $(PYTHON) cannot make a virtual environment; install its venv module (Debian: python3-venv)" >&2; exit 1; }

@@ -10,7 +10,7 @@ RECIPES = {
     "configs": ("*.py",),
     "data": ("*.py",),
     "evals": ("*.py",),
-    "launch": ("*.py", "*.sh", "*.yaml", "*.md"),
+    "launch": ("*.sh", "*.yaml", "*.md", "Dockerfile"),
 }
 
 

@@ -1,10 +1,13 @@
-"""What every test may rely on: four CPU devices, a folder of photos, and a stock open_clip."""
+"""What every test may rely on: four CPU devices, a folder of photos, a stock open_clip, peak memory."""
 
+import contextlib
 import csv
 import importlib.util
 import os
 import signal
-from collections.abc import Iterator
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 
@@ -64,8 +67,8 @@ def image_suffix(data: bytes) -> str:
     return ".jpg" if data.startswith(b"\xff\xd8") else ".png" if data.startswith(b"\x89PNG") else ".webp"
 
 
-@pytest.fixture(scope="session")
-def open_clip() -> Iterator[ModuleType]:
+@contextlib.contextmanager
+def stock_open_clip() -> Iterator[ModuleType]:
     """The stock `open_clip` package, also where PyTorch is the CPU build.
 
     open_clip imports torchvision, whose published Linux wheels hold operators compiled for CUDA. Beside a CPU build of
@@ -84,4 +87,35 @@ def open_clip() -> Iterator[ModuleType]:
             declarations.define(f"{operator}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
     import open_clip
 
-    yield open_clip  # noqa: PT022 the declarations last as long as this generator
+    yield open_clip  # the declarations last as long as this generator
+
+
+@pytest.fixture(scope="session")
+def open_clip() -> Iterator[ModuleType]:
+    """The stock `open_clip` package: see `stock_open_clip`."""
+    with stock_open_clip() as package:
+        yield package
+
+
+# Not getrusage's ru_maxrss: a new process begins with that of the process that started it, here a pytest of any size.
+PRINT_PEAK = """
+import re
+from pathlib import Path
+print(1024 * int(re.search(r"VmHWM:\\s+(\\d+) kB", Path("/proc/self/status").read_text())[1]))
+"""
+
+
+@pytest.fixture(scope="session")
+def peak_memory() -> Callable[..., int]:
+    """Runs Python code in a process of its own, and returns its peak memory in bytes (mapped files count); for Linux.
+
+    Called as peak_memory(code, *arguments), which are the code's `sys.argv[1:]`.
+    """
+
+    def run(code: str, *arguments: str) -> int:
+        command = [sys.executable, "-c", code + PRINT_PEAK, *arguments]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        return int(done.stdout.split()[-1])
+
+    return run

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from bioclip_jax.cli import main
+from bioclip_jax.config_json import to_json
 from bioclip_jax.pipeline.readers import open_dataset
 from bioclip_jax.text.captions import ALL_TEXT_TYPES, caption
 from bioclip_jax.text.taxonomy import Taxon
@@ -62,6 +63,7 @@ def folder_of_a_reader(tmp_path, monkeypatch, photos):
     return tmp_path
 
 
+@pytest.mark.slow
 def test_every_block_of_the_page_on_weights_runs(folder_of_a_reader, open_clip, monkeypatch, capsys):
     page = blocks("docs/weights.md")
     assert [language for language, _ in page].count("python") >= 3
@@ -127,6 +129,7 @@ def folder_with_tars(tmp_path, monkeypatch, photos):
     return tmp_path
 
 
+@pytest.mark.slow
 def test_every_block_of_the_page_from_tars_to_a_trained_step_runs(folder_with_tars, capsys):
     for language, code in blocks("docs/treeoflife.md"):
         if language == "python":
@@ -151,3 +154,31 @@ def test_every_block_of_the_page_from_tars_to_a_trained_step_runs(folder_with_ta
     assert keys != sorted(keys)
     assert json.loads(Path("my/data/manifest.json").read_text())["splits"]["train"]["records"] == len(keys)
     assert {path.name for path in Path("my").glob("*")} >= {"sheet.png", "statistics.html"}
+
+
+@pytest.mark.slow
+def test_every_line_for_a_curious_laptop_user_runs(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    ((language, code),) = blocks("docs/training.md")
+    assert language == "sh"
+    for line in code.splitlines():
+        run_shell(line, monkeypatch)
+    plan = capsys.readouterr().out
+    assert len(read_metrics(Path("my/run"))) == 6
+    quoted = re.findall(
+        r"^    (training .*|schedule .*|compute .*)$", (ROOT / "docs/training.md").read_text(), re.MULTILINE
+    )
+    assert len(quoted) == 3
+    for line in quoted:
+        assert line in plan
+
+
+def test_every_ablation_of_the_published_recipe_is_one_flag_away(monkeypatch, capsys):
+    monkeypatch.setattr("bioclip_jax.training.describe.describe", to_json)
+    recipe = runpy.run_path(str(ROOT / "configs" / "bioclip2.py"))
+    flags = re.findall(r"^    .{33}(--.*)$", recipe["__doc__"], re.MULTILINE)
+    assert len(flags) == 15
+    for flag in flags:
+        main(["train", "bioclip2", "--dry-run", *shlex.split(flag)])
+        changed = json.loads(capsys.readouterr().out)
+        assert changed != json.loads(to_json(recipe["config"])), flag

@@ -57,7 +57,7 @@ def test_every_module_imports_where_tensorflow_cannot_be_imported():
         "sys.modules['tensorflow'] = None; import importlib, pkgutil, bioclip_jax; "
         "[importlib.import_module(m.name) for m in pkgutil.walk_packages(bioclip_jax.__path__, 'bioclip_jax.')]"
     )
-    assert "bioclip_jax.training.loop" in modules_after(statement)
+    assert "bioclip_jax.training.run" in modules_after(statement)
 
 
 @pytest.fixture(scope="module")

@@ -7,8 +7,13 @@ import sys
 from collections.abc import Callable, Sequence
 
 from bioclip_jax.cli.data import data_build, data_show, data_verify
+from bioclip_jax.cli.emergence import emergence
+from bioclip_jax.cli.inference import embed, predict
+from bioclip_jax.cli.launching import launch
 from bioclip_jax.cli.models import convert, evaluate, report
 from bioclip_jax.cli.parsing import PROGRAM
+from bioclip_jax.cli.planning import plan
+from bioclip_jax.cli.rehearsal import launch_local
 from bioclip_jax.cli.training import train
 from bioclip_jax.errors import UsageError, UserError
 
@@ -17,9 +22,15 @@ COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {
     "data verify": data_verify,
     "data show": data_show,
     "train": train,
+    "plan": plan,
+    "embed": embed,
+    "predict": predict,
     "eval": evaluate,
     "report": report,
+    "emergence": emergence,
     "convert": convert,
+    "launch local": launch_local,
+    "launch": launch,
 }
 
 
@@ -53,13 +64,15 @@ def _one_line(text: str) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """The console script. Exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted."""
+    """The console script. Exit codes: 0 done, 1 failed, 2 wrong usage, 42 run it again, 130 interrupted."""
     # Orbax logs at length what our own errors say in one line.
     logging.getLogger("absl").setLevel(logging.CRITICAL)
     try:
         _dispatch(sys.argv[1:] if arguments is None else arguments)
     except UserError as error:
         print(f"error: {_one_line(str(error))}", file=sys.stderr)
+        for line in error.details:
+            print(f"  {_one_line(line)}", file=sys.stderr)
         raise SystemExit(error.exit_code) from None
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)

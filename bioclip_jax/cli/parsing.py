@@ -8,6 +8,7 @@ from typing import Any
 import tyro
 
 PROGRAM = "bioclip-jax"
+CONFIG = "CONFIG: built-in name (bioclip2, organisms) or path of a Python file; NAME:VARIANT for one of a grid."
 
 
 def parse(target: Callable[..., Any], arguments: Sequence[str], command: str) -> Any:
@@ -31,7 +32,8 @@ def help_of_recipe(arguments: Sequence[str], target: Callable[..., Any], command
     if not arguments or arguments[0] in ("-h", "--help"):
         parse(target, arguments, command)
     if set(arguments) & {"-h", "--help"}:
-        from bioclip_jax.pipeline.readers import is_recipe, recipe_file
+        from bioclip_jax.pipeline.names import is_recipe
+        from bioclip_jax.pipeline.readers import recipe_file
         from bioclip_jax.recipes import load_recipe, recipe_arguments
 
         if not is_recipe(arguments[0]):
