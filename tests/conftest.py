@@ -23,9 +23,12 @@ os.environ.setdefault("XLA_FLAGS", "--xla_cpu_multi_thread_eigen=false")
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(__file__).parents[1] / ".pytest_cache" / "jax"))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.5")
 
-# A shell has what it starts in the background ignore Ctrl-C, and so would the processes that tests interrupt.
+# A shell has what it starts in the background ignore Ctrl-C, `nohup` the end of the terminal, and so would the processes
+# that tests interrupt.
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN:
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 PHOTO_COLUMNS = ("kingdom", "phylum", "class", "order", "family", "genus", "species", "scientific_name", "common_name")
 
