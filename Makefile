@@ -49,10 +49,10 @@ test: $(VENV)/.torch ## all tests but the slow ones and those for Apache Beam an
 test-core: $(VENV)/.dev ## the tests that need no PyTorch
 	$(VENV)/$(PYTEST) -m 'core and not slow and not beam and not tpu'
 
-test-slow: $(VENV)/.torch ## the slow tests only
-	$(VENV)/$(PYTEST) -m 'slow and not beam and not tpu'
+test-slow: $(VENV)/.torch ## the slow tests that each push runs
+	$(VENV)/$(PYTEST) -m 'slow and not full and not beam and not tpu'
 
-test-full: $(VENV)/.torch ## every test but those for Apache Beam and TPUs
+test-full: $(VENV)/.torch ## every test but those for Apache Beam and TPUs (an hour)
 	$(VENV)/$(PYTEST) -m 'not beam and not tpu'
 
 test-beam: $(VENV)-beam/.beam ## the tests by Apache Beam, in an environment of their own

@@ -52,12 +52,14 @@ def test_conversion_between_formats_of_others_imports_no_jax(tmp_path):
     assert not {"jax", "jaxlib", "flax", "torch"} & modules_after(statement)
 
 
-def test_every_module_imports_where_tensorflow_cannot_be_imported():
+def test_every_module_imports_where_tensorflow_cannot_be_imported_and_none_needs_pytorch():
     statement = (
         "sys.modules['tensorflow'] = None; import importlib, pkgutil, bioclip_jax; "
         "[importlib.import_module(m.name) for m in pkgutil.walk_packages(bioclip_jax.__path__, 'bioclip_jax.')]"
     )
-    assert "bioclip_jax.training.run" in modules_after(statement)
+    modules = modules_after(statement)
+    assert "bioclip_jax.training.run" in modules
+    assert not {"torch", "sklearn"} & modules  # where they are installed
 
 
 @pytest.fixture(scope="module")

@@ -9,15 +9,32 @@ from __future__ import annotations
 import json
 import math
 import os
+import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TextIO
 
-from tensorboardX.event_file_writer import EventsWriter
-from tensorboardX.proto import event_pb2, summary_pb2
-
 from bioclip_jax.errors import UserError
+
+
+@contextmanager
+def _torch_left_alone() -> Iterator[None]:
+    """tensorboardX imports PyTorch wherever it finds it, for what is not used here: a second and 200 MB of each run."""
+    if "torch" in sys.modules:
+        yield
+        return
+    sys.modules["torch"] = None  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        del sys.modules["torch"]
+
+
+with _torch_left_alone():
+    from tensorboardX.event_file_writer import EventsWriter
+    from tensorboardX.proto import event_pb2, summary_pb2
 
 NAME, EVALUATIONS, BOARD = "metrics.jsonl", "evaluations.jsonl", "tensorboard"
 TIMINGS = (

@@ -208,6 +208,7 @@ def test_a_missing_extra_is_named(tmp_path, monkeypatch, package):
 
 
 @pytest.mark.slow
+@pytest.mark.full
 def test_vit_l14_agrees_within_the_bound(tmp_path):
     config = CLIPConfig.vit_l14()
     parameters = clip.split(clip.CLIP(config, rngs=nnx.Rngs(0)))[1]

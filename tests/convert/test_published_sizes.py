@@ -21,7 +21,11 @@ from bioclip_jax.convert.open_clip import CONFIG_NAME, WEIGHTS_NAME
 
 pytestmark = pytest.mark.slow
 
-SIZES = ("ViT-B-16", "ViT-L-14", "ViT-H-14")
+SIZES = (
+    pytest.param("ViT-B-16", marks=pytest.mark.full),
+    "ViT-L-14",
+    pytest.param("ViT-H-14", marks=pytest.mark.full),
+)
 PHOTOS, TEXTS = 2, ("a photo of Corvus corax.", "a photo of Animalia Chordata Aves with common name common raven.")
 
 

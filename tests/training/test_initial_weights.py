@@ -44,7 +44,7 @@ def console():
     return Console(record=True, width=200)
 
 
-@pytest.mark.parametrize("fsdp", [1, pytest.param(4, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("fsdp", [1, pytest.param(4, marks=(pytest.mark.slow, pytest.mark.full))])
 def test_a_run_starts_from_the_weights_of_any_format(tmp_path, weights, capsys, fsdp):
     (tmp_path / "small.py").write_text(CONFIG)
     train = ["train", str(tmp_path / "small.py"), "--work-dir", str(tmp_path / "run")]

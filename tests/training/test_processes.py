@@ -163,7 +163,7 @@ def test_data_that_fail_in_one_process_end_both_with_everything_saved(recipe, al
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("victim", [0, 1])
+@pytest.mark.parametrize("victim", [0, pytest.param(1, marks=pytest.mark.full)])
 def test_peer_of_a_killed_process_asks_to_be_started_again(recipe, alone, tmp_path, victim):
     work_dir = tmp_path / "run"
     run = Run(recipe, [work_dir] * 2, tmp_path).after(5)
@@ -178,6 +178,7 @@ def test_peer_of_a_killed_process_asks_to_be_started_again(recipe, alone, tmp_pa
 
 
 @pytest.mark.slow
+@pytest.mark.full
 def test_interrupted_processes_exit_as_one_process_does(recipe, tmp_path):
     run = Run(recipe, [tmp_path / "run"] * 2, tmp_path).after(2)
     for process in run.processes:
@@ -202,6 +203,7 @@ def test_work_directory_that_is_not_shared_is_refused(recipe, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.full
 def test_two_processes_of_two_devices_compute_what_one_of_four_does(recipe, tmp_path):
     environment = {"JAX_ENABLE_X64": "1"}
     flags = ("--dtype", "float64", "--mesh.fsdp", "2", "--profile-steps", "3:1", "--checkpoint.every-minutes", "1e-9")

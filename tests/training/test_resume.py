@@ -87,7 +87,11 @@ def uninterrupted(command, tmp_path_factory):
 # Before the first checkpoint and after the last, while one is being written, right after one, and twice in one run.
 @pytest.mark.parametrize(
     "kills",
-    [[4], *(pytest.param(kills, marks=pytest.mark.slow) for kills in ([5, 9], [2], [12, 13], [17], [18]))],
+    [
+        [4],
+        pytest.param([12, 13], marks=pytest.mark.slow),
+        *(pytest.param(kills, marks=(pytest.mark.slow, pytest.mark.full)) for kills in ([5, 9], [2], [17], [18])),
+    ],
     ids=str,
 )
 def test_killed_run_repeats_the_uninterrupted_one(command, uninterrupted, tmp_path, kills):
@@ -111,6 +115,7 @@ def test_interrupted_run_saves_its_last_step_and_continues_there(command, uninte
 
 
 @pytest.mark.slow
+@pytest.mark.full
 def test_run_that_is_terminated_before_its_first_step_asks_to_be_started_again(command, uninterrupted, tmp_path):
     stop_after(start(command, tmp_path), 6, signal.SIGINT)
     process = start(command, tmp_path)
@@ -125,6 +130,7 @@ def test_run_that_is_terminated_before_its_first_step_asks_to_be_started_again(c
 
 
 @pytest.mark.slow
+@pytest.mark.full
 def test_finished_run_is_left_as_it_is(command, uninterrupted, tmp_path):
     finish(command, tmp_path)
     before = (tmp_path / "metrics.jsonl").read_bytes()
@@ -133,6 +139,7 @@ def test_finished_run_is_left_as_it_is(command, uninterrupted, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.full
 def test_second_interrupt_ends_the_run_at_once(command, uninterrupted, tmp_path):
     process = start(command, tmp_path)
     for line in process.stderr:
@@ -160,6 +167,7 @@ def test_two_processes_do_not_train_in_one_directory(command, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.full
 def test_run_killed_while_it_wrote_its_config_can_be_started_again(command, uninterrupted, tmp_path):
     (tmp_path / "config.json.tmp").write_text('{"mod')
     finish(command, tmp_path)

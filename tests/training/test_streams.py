@@ -124,6 +124,7 @@ def test_bad_samples_are_counted_named_and_past_the_limit_the_run_stops(config, 
 
 
 @pytest.mark.slow
+@pytest.mark.full
 def test_a_run_does_not_continue_on_data_that_were_built_anew(config, tmp_path):
     def built(images):
         source = load_recipe("data", "synthetic").source(num_images=images, num_species=20, image_size=32)
