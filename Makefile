@@ -7,6 +7,8 @@ PYTHON ?= $(firstword $(foreach p,python3 python3.13 python3.12 python3.11 pytho
 # Processes that run the tests, a file at a time each: 0 is this one alone.
 WORKERS ?= 2
 PYTEST = bin/python -m pytest -n $(WORKERS) --dist loadfile $(PYTEST_FLAGS)
+# Tests compile far more than they compute. Those of numerics have the programs that users run all the same (conftest.py).
+COMPILE_FAST = JAX_DISABLE_MOST_OPTIMIZATIONS=1
 BIOCLIP = $(VENV)/bin/bioclip-jax
 SOURCES = bioclip_jax $(wildcard configs data evals launch) tests setup.py
 
@@ -44,10 +46,10 @@ demo: $(VENV)/.runtime ## build data, train, evaluate, report and export, in dem
 	@echo "Look at $(OUT)/report.html; the weights for PyTorch are in $(OUT)/open_clip."
 
 test: $(VENV)/.torch ## all tests but the slow ones and those for Apache Beam and TPUs
-	$(VENV)/$(PYTEST)
+	$(COMPILE_FAST) $(VENV)/$(PYTEST)
 
 test-core: $(VENV)/.dev ## the tests that need no PyTorch
-	$(VENV)/$(PYTEST) -m 'core and not slow and not beam and not tpu'
+	$(COMPILE_FAST) $(VENV)/$(PYTEST) -m 'core and not slow and not beam and not tpu'
 
 test-slow: $(VENV)/.torch ## the slow tests that each push runs
 	$(VENV)/$(PYTEST) -m 'slow and not full and not beam and not tpu'

@@ -30,7 +30,20 @@ if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
 if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN:
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
+
 PHOTO_COLUMNS = ("kingdom", "phylum", "class", "order", "family", "genus", "species", "scientific_name", "common_name")
+
+
+@pytest.fixture(scope="module")
+def as_users_compile() -> Iterator[None]:
+    """XLA's optimisations, which `make test` leaves out to compile sooner: for tests of numbers to many digits."""
+    import jax
+
+    left_out = jax.config.read("jax_disable_most_optimizations")
+    jax.config.update("jax_disable_most_optimizations", False)
+    jax.clear_caches()  # what other tests compiled is not taken
+    yield
+    jax.config.update("jax_disable_most_optimizations", left_out)
 
 
 @pytest.fixture(scope="session")

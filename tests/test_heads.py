@@ -24,7 +24,7 @@ from bioclip_jax.text.captions import caption
 from bioclip_jax.text.taxonomy import Taxon
 from bioclip_jax.text.templates import TEMPLATES
 
-pytestmark = pytest.mark.core
+pytestmark = [pytest.mark.core, pytest.mark.usefixtures("as_users_compile")]
 
 GANNET = Taxon("Animalia", "Chordata", "Aves", "Suliformes", "Sulidae", "Morus", "bassanus", common_name="Gannet")
 MULBERRY = Taxon("Plantae", "Tracheophyta", "Magnoliopsida", "Rosales", "Moraceae", "Morus", "nigra")

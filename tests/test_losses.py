@@ -15,7 +15,7 @@ from bioclip_jax.losses import (
     species_loss,
 )
 
-pytestmark = pytest.mark.core
+pytestmark = [pytest.mark.core, pytest.mark.usefixtures("as_users_compile")]
 
 BOUND = {"float64": 1e-10, "float32": 1e-5}
 CAPTIONS = np.array([3, 1, 4, 1, 5, 9, 2, 6, 5, 3, 5, 8, 9, 7, 9, 3, 2, 3, 8, 4, 6, 2, 6, 4])

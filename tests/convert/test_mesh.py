@@ -198,7 +198,7 @@ def in_two_processes(code, *arguments):
     return [(process.communicate(timeout=300)[0], process.returncode) for process in processes]
 
 
-@pytest.mark.parametrize(("to", "most"), [("open_clip", 0.55), ("orbax", 0.85)])
+@pytest.mark.parametrize(("to", "most"), [("open_clip", 0.55), pytest.param("orbax", 0.85, marks=pytest.mark.slow)])
 def test_two_processes_read_about_half_of_a_model_each(tmp_path, write, to, most):
     """Of Orbax's, whole chunks, and what lies in small gaps between them."""
     config = CLIPConfig(64, VisionConfig(32, 16, 256, 2, 4), TextConfig(width=256, layers=2, heads=4))

@@ -19,6 +19,8 @@ from bioclip_jax.errors import UserError
 from bioclip_jax.models import clip
 from bioclip_jax.models.functions import l2_normalize
 
+pytestmark = pytest.mark.usefixtures("as_users_compile")
+
 SMALL = CLIPConfig(
     24,
     VisionConfig(32, patch_size=16, width=64, layers=2, heads=4),

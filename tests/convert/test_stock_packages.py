@@ -12,6 +12,8 @@ from bioclip_jax.cli import main
 from bioclip_jax.config import CLIPConfig, Preprocessing
 from bioclip_jax.images import centre_crop_geometry
 
+pytestmark = pytest.mark.usefixtures("as_users_compile")
+
 TEXTS = ["a photo of Corvus corax.", "a photo of Animalia Chordata Aves with common name Écureuil & co."]
 
 

@@ -80,6 +80,7 @@ def test_a_p_value_is_never_zero():
     assert p_value(2.0, np.ones(99)) == 0.01
 
 
+@pytest.mark.slow
 def test_the_free_permutation_finds_what_is_not_there_and_those_that_respect_phylogeny_do_not():
     """Features and traits that evolve apart on one tree, 200 times: how often a test at 5 % rejects."""
     datasets, generator = 200, np.random.default_rng(0)

@@ -12,7 +12,7 @@ from bioclip_jax.evaluation.few_shot import pool_folds, simple_shot, split_folds
 from bioclip_jax.evaluation.task import Context, TaskSamples
 from bioclip_jax.evaluation.tasks.simple_shot import SimpleShot
 
-pytestmark = pytest.mark.core
+pytestmark = [pytest.mark.core, pytest.mark.usefixtures("as_users_compile")]
 GOLDENS = Path(__file__).parents[1] / "goldens/evaluation"
 CONTEXT = Context(encode_text=lambda texts: np.zeros((len(texts), 1), np.float32), resamples=50)
 

@@ -11,6 +11,8 @@ from bioclip_jax.evaluation.few_shot import simple_shot
 from bioclip_jax.evaluation.task import Context, TaskSamples
 from bioclip_jax.evaluation.tasks.one_shot import OneShot, draw_supports, support_folds
 
+pytestmark = pytest.mark.usefixtures("as_users_compile")
+
 GOLDENS = Path(__file__).parents[1] / "goldens/evaluation"
 CONTEXT = Context(encode_text=lambda texts: np.zeros((len(texts), 1), np.float32), resamples=50)
 

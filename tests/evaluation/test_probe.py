@@ -13,6 +13,8 @@ from bioclip_jax.evaluation.task import Context, TaskSamples
 from bioclip_jax.evaluation.tasks import probe as module
 from bioclip_jax.evaluation.tasks.probe import Probe, Schedule, Weights, f1_scores, initial_weights, probe_logits, train
 
+pytestmark = pytest.mark.usefixtures("as_users_compile")
+
 GOLDENS = Path(__file__).parents[1] / "goldens/evaluation"
 CONTEXT = Context(encode_text=lambda texts: np.zeros((len(texts), 1), np.float32), resamples=50)
 

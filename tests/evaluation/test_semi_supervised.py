@@ -12,6 +12,8 @@ from bioclip_jax.evaluation.tasks import kmeans
 from bioclip_jax.evaluation.tasks.kmeans import cluster
 from bioclip_jax.evaluation.tasks.semi_supervised import Matching, SemiSupervisedKMeans, split_labelled
 
+pytestmark = pytest.mark.usefixtures("as_users_compile")
+
 GOLDENS = Path(__file__).parents[1] / "goldens/evaluation"
 CONTEXT = Context(encode_text=lambda texts: np.zeros((len(texts), 1), np.float32), resamples=50)
 

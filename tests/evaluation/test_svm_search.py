@@ -20,6 +20,8 @@ from bioclip_jax.evaluation.tasks.svm_search import (
     stratified_folds,
 )
 
+pytestmark = pytest.mark.usefixtures("as_users_compile")
+
 GOLDENS = Path(__file__).parents[1] / "goldens/evaluation"
 SEEDS = (0, 1, 2)
 TASKS = range(7)

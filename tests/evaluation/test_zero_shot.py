@@ -16,7 +16,7 @@ from bioclip_jax.heads import TaxonHead, ensemble, logits
 from bioclip_jax.text.taxonomy import Taxon
 from bioclip_jax.text.templates import TEMPLATES
 
-pytestmark = pytest.mark.core
+pytestmark = [pytest.mark.core, pytest.mark.usefixtures("as_users_compile")]
 GOLDENS = Path(__file__).parents[1] / "goldens/evaluation"
 
 

@@ -12,7 +12,7 @@ from bioclip_jax.errors import UsageError
 from bioclip_jax.models import clip
 from bioclip_jax.models.attention import attention, choose
 
-pytestmark = pytest.mark.core
+pytestmark = [pytest.mark.core, pytest.mark.usefixtures("as_users_compile")]
 
 # A bfloat16 result has 8 bits; XLA's own differs from float32 by as much.
 BOUNDS = {"float32": 2e-6, "bfloat16": 6e-3}

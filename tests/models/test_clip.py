@@ -11,7 +11,7 @@ from bioclip_jax.errors import UsageError
 from bioclip_jax.models import clip, flops
 from bioclip_jax.models.functions import _short_gelu, activate, dense, l2_normalize, normalize_pixels, patchify
 
-pytestmark = pytest.mark.core
+pytestmark = [pytest.mark.core, pytest.mark.usefixtures("as_users_compile")]
 
 SMALL = CLIPConfig(16, VisionConfig(32, 16, 32, 2, 2), TextConfig(width=32, layers=2, heads=2))
 

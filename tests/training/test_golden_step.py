@@ -29,7 +29,7 @@ from bioclip_jax.training.feed import place
 from bioclip_jax.training.signals import place_signals
 from bioclip_jax.training.step import make_program
 
-pytestmark = pytest.mark.core
+pytestmark = [pytest.mark.core, pytest.mark.usefixtures("as_users_compile")]
 
 GOLDENS = Path(__file__).parents[1] / "goldens" / "tiny_clip"
 GOLDEN = json.loads((GOLDENS / "golden.json").read_text())

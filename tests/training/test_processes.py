@@ -137,6 +137,7 @@ def alone(recipe, tmp_path_factory):
     return figures(folder / "run")
 
 
+@pytest.mark.slow
 def test_terminated_processes_end_together_and_one_process_continues_with_the_same_figures(recipe, alone, tmp_path):
     work_dir = tmp_path / "run"
     run = Run(recipe, [work_dir] * 2, tmp_path).after(2)

@@ -102,9 +102,8 @@ def test_killed_run_repeats_the_uninterrupted_one(command, uninterrupted, tmp_pa
     assert figures(tmp_path) == uninterrupted
 
 
-@pytest.mark.parametrize(
-    ("number", "expected"), [(signal.SIGINT, 130), pytest.param(signal.SIGTERM, 42, marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(("number", "expected"), [(signal.SIGINT, 130), (signal.SIGTERM, 42)])
 def test_interrupted_run_saves_its_last_step_and_continues_there(command, uninterrupted, tmp_path, number, expected):
     code, errors = stop_after(start(command, tmp_path), 6, number)
     assert code == expected

@@ -132,7 +132,7 @@ def test_step_donates_the_old_state():
 
 
 def test_step_needs_no_transfer_beyond_the_batch():
-    mesh, program = program_of((2, 2))
+    mesh, program = program_of((1, 4))
     state, rows, signals = program.init(), batch(mesh), place_signals({}, mesh)
     with jax.transfer_guard("disallow"):
         state, metrics = program.step(state, rows, signals)
