@@ -164,7 +164,8 @@ def test_data_that_fail_in_one_process_end_both_with_everything_saved(recipe, al
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("victim", [0, pytest.param(1, marks=pytest.mark.full)])
+@pytest.mark.full  # the rehearsal of tests/launching kills one, too
+@pytest.mark.parametrize("victim", [0, 1])
 def test_peer_of_a_killed_process_asks_to_be_started_again(recipe, alone, tmp_path, victim):
     work_dir = tmp_path / "run"
     run = Run(recipe, [work_dir] * 2, tmp_path).after(5)
