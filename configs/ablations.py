@@ -1,13 +1,12 @@
 """Ablations of BioCLIP 2: its config, and the same with one thing changed in each variant.
 
 bioclip-jax train ablations:sigmoid --dry-run
-bioclip-jax launch slurm ablations --nodes 4 --micro-batches 4 --work-dir RUNS
+bioclip-jax launch slurm ablations --nodes 4 --micro-batches 4 --work-dir RUNS --data.dataset BIO --replay.dataset LAION
 bioclip-jax report RUNS --csv ablations.csv
 
 The second line trains all variants, each in a folder of its own (docs/sweeps.md). Fields that are given hold for every
-one of them: `--data.dataset` and `--replay.dataset` say where the data lie, `--total-steps 14256` makes the runs short.
-`cooldown` still cools down over 7,128 of them. The first variant is the recipe itself, the last three are what upstream
-does by mistake or for want of memory.
+one of them: `--total-steps 14256` makes the runs short. `cooldown` still cools down over 7,128 of them. The first
+variant is the recipe itself, the last four are what upstream does by mistake or for want of memory.
 """
 
 import dataclasses
@@ -39,6 +38,7 @@ configs = {
     "moving-average": _with("optimizer", ema_decay=0.9999),
     "own-normalization": dataclasses.replace(_BASE, normalization="preprocessing"),
     "repeated-replay": _with("replay", restart_every_steps=_STEPS_PER_EPOCH),
+    "drawn-with-replacement": _with("data", with_replacement=True),
     "pure-bfloat16": dataclasses.replace(_BASE, parameter_dtype="bfloat16"),
     "untrimmed-text": _with("data", trim_text=False),
 }

@@ -51,7 +51,7 @@ class Site:
     queue: str = ""
     """Kueue's local queue, or SLURM's quality of service."""
     secret: str = ""
-    """Kubernetes secret whose entries become variables, as WANDB_API_KEY."""
+    """Kubernetes secret whose entries become variables, as HF_TOKEN."""
     node_selector: tuple[str, ...] = ()
     """Labels of the nodes to run on, besides those of a TPU slice, as NAME=VALUE (in the file, NAME: VALUE)."""
     tolerations: tuple[str, ...] = ()

@@ -22,8 +22,8 @@ _PRIORITIES = ("very-low", "low", "medium", "high", "very-high")
 def render(job: Job, hardware: TpuSlices, site: Site) -> Rendering:
     """The command `xpk workload create`, as a script to keep.
 
-    xpk starts the run again by the same exit codes as we do, and forwards SIGTERM to what its command has replaced
-    itself with.
+    xpk starts the run again by the same exit codes as we do and by 127, and forwards SIGTERM to what its command has
+    replaced itself with.
 
     Raises:
         UsageError: a key of the site is missing, or xpk cannot give what the job wants.

@@ -80,6 +80,7 @@ def test_ablations_change_one_thing_of_the_recipe_each():
         "moving-average": {"optimizer.ema_decay": 0.9999},
         "own-normalization": {"normalization": "preprocessing"},
         "repeated-replay": {"replay.restart_every_steps": 2376},
+        "drawn-with-replacement": {"data.with_replacement": True},
         "pure-bfloat16": {"parameter_dtype": "bfloat16"},
         "untrimmed-text": {"data.trim_text": False},
     }
