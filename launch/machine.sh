@@ -38,6 +38,10 @@ code=$?
 # What systemd leaves of a unit's processes it kills, the mount's own among them.
 [[ -z $BUCKET ]] || fusermount -u "$BUCKET_MOUNT" 2>/dev/null
 case $CACHE in
-/dev/shm/*) rm -rf -- "$CACHE" ;; # memory is for others again
+/dev/shm/*) # memory is for others again; what a container has written there may be root's
+    rm -rf -- "$CACHE" 2>/dev/null || {
+        [[ -z $IMAGE ]] || docker run --rm --user=0 --entrypoint=/bin/rm --volume=/dev/shm:/shm "$IMAGE" -rf -- "/shm/${CACHE##*/}"
+    }
+    ;;
 esac
 exit "$code"

@@ -30,7 +30,7 @@ wait_for() {
     done
 }
 
-# Runs a command until it is done. Exit code 42 (run me again) and a death by signal (128 and more) start it again, at
+# Runs a command until it is done. Exit code 42 (run me again) and a death by signal (more than 128) start it again, at
 # most MAX_RESTARTS times, and then it is 1: whoever starts on 42 would never stop. Any other code is the end. Who was
 # asked for an end gives 42, once the command has saved.
 supervise() {
@@ -42,7 +42,7 @@ supervise() {
         wait_for "$child"
         code=$?
         child=
-        ((code != 42 && code < 128)) && return "$code"
+        ((code != 42 && code <= 128)) && return "$code"
         ((stopped)) && return 42
         if ((restarts >= MAX_RESTARTS)); then
             echo "$JOB_NAME: ended with exit code $code, after $restarts restarts; the same job continues it" >&2

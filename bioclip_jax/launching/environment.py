@@ -11,6 +11,7 @@ EVERYWHERE = {
 }
 # https://github.com/NVIDIA/JAX-Toolbox/blob/main/docs/GPU_performance.md (July 2026)
 GPU = {
+    "JAX_PLATFORMS": "cuda,cpu",  # without a driver an error, not a run on the machine's CPUs
     "XLA_PYTHON_CLIENT_MEM_FRACTION": "0.9",  # of a GPU's memory; 0.75 without it, and NCCL wants some besides
     "JAX_OPTIMIZATION_LEVEL": "O1",  # hides exchanges behind arithmetic: replaces a list of flags by hand
     "NCCL_NVLS_ENABLE": "1",  # sums within NVSwitch, where there is one
@@ -18,7 +19,9 @@ GPU = {
 HOPPER = {
     "CUDA_DEVICE_MAX_CONNECTIONS": "1",  # exchanges are queued in order before the arithmetic that they overlap
 }
-TPU: dict[str, str] = {}  # the compiler's own defaults are good
+TPU = {
+    "JAX_PLATFORMS": "tpu,cpu",  # as above; the compiler's own defaults are good
+}
 
 
 def environment(hardware: Hardware, own: Mapping[str, str]) -> dict[str, str]:

@@ -18,7 +18,7 @@ from bioclip_jax.launching.supervise import RUN_AGAIN
 GCS = "gs://"
 LONGEST_NAME = 40
 """Of a job: engines append what tells slices, hosts and attempts apart, and a label has at most 63 letters."""
-RESTARTED = (RUN_AGAIN, *range(128, 256))
+RESTARTED = (RUN_AGAIN, *range(129, 256))
 """Exit codes after which a job is started again: it asked for it, or a signal ended it (128 and its number)."""
 
 

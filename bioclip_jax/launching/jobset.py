@@ -20,6 +20,8 @@ PORT = 12345
 """Of process 0, to which the others come."""
 _INDEX = "metadata.annotations['batch.kubernetes.io/job-completion-index']"
 _SLICE, _NODE = "slice", "node"
+_PATIENCE = {"BIOCLIP_JAX_START_SECONDS": "86400"}
+"""Node pools that were preempted come back one by one, and a restart would take the pods out of the queue again."""
 
 
 def render(jobs: Sequence[Job], hardware: TpuSlices | Machines, site: Site, name: str = "") -> Rendering:
@@ -46,8 +48,8 @@ def render(jobs: Sequence[Job], hardware: TpuSlices | Machines, site: Site, name
         f"log of process 0: kubectl logs --follow --container {pods.CONTAINER}{where} --selector "
         f"jobset.sigs.k8s.io/jobset-name={jobs[0].name},jobset.sigs.k8s.io/job-index=0,"
         "batch.kubernetes.io/job-completion-index=0",
-        f"to stop it, saved, or to start it again once it has ended: kubectl delete jobset {jobs[0].name}{where}; "
-        "then the same command continues it",
+        f"to stop it, saved, or to start it again once it has ended: kubectl delete jobset {jobs[0].name}{where} "
+        "--cascade=foreground, which waits for its pods; then the same command continues it",
     )
     command = ("kubectl", "apply", *namespace, "--filename", f"{FOLDER}/{file}")
     return Rendering((File(file, to_yaml(documents)),), (command,), notes)
@@ -125,20 +127,25 @@ def job_set(job: Job, hardware: TpuSlices | Machines, site: Site) -> Tree:
     }
 
 
+def _variables(job: Job, pools: int) -> list[Tree]:
+    patience = {name: value for name, value in _PATIENCE.items() if name not in job.environment} if pools > 1 else {}
+    return [pods.env(name, value) for name, value in (*job.environment.items(), *patience.items())]
+
+
 def _tpu_pod(job: Job, hardware: TpuSlices, site: Site) -> Tree:
     labels = {
         "cloud.google.com/gke-tpu-accelerator": hardware.gke_accelerator,
         "cloud.google.com/gke-tpu-topology": hardware.gke_topology,
     }
     labels |= {"cloud.google.com/reservation-name": site.reservation} if site.reservation else {}
-    entries = [pods.env(name, value) for name, value in job.environment.items()]
+    entries = _variables(job, hardware.slices)
     user = 0 if site.run_as_user < 0 else site.run_as_user
     devices = {"google.com/tpu": hardware.chips_per_host}
     return pods.pod_template(job, site, entries, devices, labels | site.node_labels, user)
 
 
 def _gpu_pod(job: Job, hardware: Machines, site: Site) -> Tree:
-    entries = [pods.env(name, value) for name, value in job.environment.items()]
+    entries = _variables(job, hardware.nodes)
     if hardware.nodes > 1:
         # The pods find each other by name; process 0 is the first pod of the first job.
         entries += [

@@ -128,7 +128,12 @@ def _clean_up(job: Job) -> str:
     if not job.cache:
         return ""
     each_node = '--nodes="$SLURM_JOB_NUM_NODES" --ntasks="$SLURM_JOB_NUM_NODES" --ntasks-per-node=1'
-    return f'((stopped)) || srun {each_node} rm -rf -- "$CACHE_DIR"'
+    # A job that was cancelled can start no further step, and the time limit leaves a minute.
+    return f"""if [[ $(scontrol show job "$SELF") == *JobState=RUNNING* ]]; then
+    timeout {_SIGNAL_SLACK - 15} srun {each_node} rm -rf -- "$CACHE_DIR"
+else
+    rm -rf -- "$CACHE_DIR"
+fi"""
 
 
 def _container(jobs: Sequence[Job], hardware: Machines, site: Site) -> list[str]:
@@ -141,11 +146,18 @@ def _container(jobs: Sequence[Job], hardware: Machines, site: Site) -> list[str]
     cache = ['"$CACHE_BASE:$CACHE_BASE"'] if job.cache else []
     if site.container == "pyxis":
         joined = ",".join([*mounts, *(["$CACHE_BASE:$CACHE_BASE"] if job.cache else [])])
-        image = shlex.quote(site.image)
+        image = shlex.quote(_enroot_name(site.image))
         return [make, f'SRUN=(--container-image={image} --container-mounts="{joined}")', "CONTAINER=()"]
     binds = " ".join(f"--bind {bind}" for bind in [*(shlex.quote(mount) for mount in mounts), *cache])
     gpu = "--nv " if hardware.gpus_per_node else ""
     return [make, "SRUN=()", f"CONTAINER=(apptainer exec {gpu}{binds} {shlex.quote(site.image)})"]
+
+
+def _enroot_name(image: str) -> str:
+    """An image as pyxis wants it: REGISTRY#NAME, where docker has REGISTRY/NAME. NAME alone is Docker Hub's."""
+    registry, slash, name = image.partition("/")
+    is_host = "." in registry or ":" in registry or registry == "localhost"
+    return f"{registry}#{name}" if slash and is_host and not image.startswith(".") and "#" not in image else image
 
 
 def _mounts(jobs: Sequence[Job], site: Site) -> list[str]:

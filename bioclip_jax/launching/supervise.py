@@ -7,7 +7,7 @@ What becomes of them, by how they end:
     one with anything else           the others are ended likewise, and its code is that of the whole
     the supervisor gets SIGTERM      all get SIGTERM, as in a pod that is evicted: 42
     the supervisor gets Ctrl-C       all get it: 130; at the third they are killed
-    * or with 128 and more, as shells and containers report signals
+    * or with more than 128, as shells and containers report signals
 
 Nothing outlives the supervisor, not even if it is killed (`guard`).
 """
@@ -252,7 +252,7 @@ def verdict(codes: Sequence[int], asked: int | None) -> int:
         codes: in the order in which they ended; negative for a signal.
         asked: the signal that the supervisor got meanwhile, if any.
     """
-    failed = [code for code in codes if 0 < code < _SIGNALLED and code != RUN_AGAIN]
+    failed = [code for code in codes if 0 < code <= _SIGNALLED and code != RUN_AGAIN]
     if not any(codes):
         return 0
     if asked == signal.SIGINT:

@@ -21,7 +21,7 @@ from bioclip_jax.errors import UsageError, UserError
 
 RUN_AGAIN = 42
 """Exit code of a process that should be started again by whoever started it, all others with it."""
-START_SECONDS = 300.0
+START_VARIABLE, START_SECONDS = "BIOCLIP_JAX_START_SECONDS", 300.0
 """How long the processes wait for each other at the start."""
 VARIABLES = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
 _FLAGS = ("--coordinator", "--num-processes", "--process-id")
@@ -39,16 +39,18 @@ class Place:
     process_id: int
 
 
-def start(place: Place | None = None, cluster: str | None = None, seconds: float = START_SECONDS) -> None:
+def start(place: Place | None = None, cluster: str | None = None, seconds: float | None = None) -> None:
     """Joins the processes of a run, from a `place` or by what `cluster` says; neither: this process is alone.
 
-    A process whose peers do not come ends with exit code 42 after so many seconds.
+    A process whose peers do not come ends with exit code 42 after so many seconds: those of BIOCLIP_JAX_START_SECONDS,
+    or 300, if not given.
 
     Raises:
         UserError: process 0 cannot listen at its port, or a cluster does not say what it should.
     """
     if place is None and cluster is None:
         return
+    seconds = float(os.environ.get(START_VARIABLE, START_SECONDS)) if seconds is None else seconds
     # JAX's own service would take SIGTERM; the loop agrees on a step to stop at by itself.
     jax.config.update("jax_enable_preemption_service", False)
     # A peer that dies is noticed by `Peers`; JAX would abort this process without a word that a user understands.

@@ -1,8 +1,9 @@
 """The other processes of a run: noticing who is gone, and leaving without waiting for the dead.
 
 Every process shows a sign of life every few seconds through JAX's coordination service. One that sees a peer silent for
-too long, or that a peer has failed, says so in a line and ends with exit code 42, whatever its devices wait for: all
-processes are then started again together. Where there is one process only, nothing here does anything.
+too long says so in a line and ends with exit code 42, whatever its devices wait for: all processes are then started
+again together. One that hears that a peer has failed ends with that peer's exit code, as a restart would not mend it.
+Where there is one process only, nothing here does anything.
 """
 
 from __future__ import annotations
@@ -29,7 +30,8 @@ PATIENCE_VARIABLE, PATIENCE_SECONDS = "BIOCLIP_JAX_PEER_SECONDS", 60.0
 """How long a peer may be silent."""
 _BEATS = 12  # signs of life within that time
 _PREFIX = "bioclip_jax/peers/"
-_GOOD_BYE, _FAILED = "left", "failed"
+_GOOD_BYE, _FAILED = "left", "failed"  # the latter with the exit code
+_SIGNALLED = 128  # and more: ended by a signal, or asked to
 _CALLED_BY_C: list[Any] = []
 _NO_ANSWER = "process 0 does not answer any more"
 
@@ -81,7 +83,7 @@ class Peers:
         deadline = time.monotonic() + self._patience
         # The first process is the door of the coordination service, so it is the last to go.
         while self.is_first and time.monotonic() < deadline:
-            if sum(value in (_GOOD_BYE, _FAILED) for value in self._states().values()) == self.count:
+            if sum(value.startswith((_GOOD_BYE, _FAILED)) for value in self._states().values()) == self.count:
                 break
             time.sleep(0.05)
 
@@ -92,8 +94,9 @@ class Peers:
             self._bearable = 4 * self._patience / _BEATS
             time.sleep(6 * self._patience / _BEATS)
         self._left.set()
+        code = error.exit_code if isinstance(error, UserError) else 130 if isinstance(error, KeyboardInterrupt) else 1
         try:
-            self._say(_FAILED)
+            self._say(f"{_FAILED} {code}")
         except jax.errors.JaxRuntimeError:
             self._end_for(_NO_ANSWER)
         if isinstance(error, UserError):
@@ -106,7 +109,6 @@ class Peers:
             traceback.print_exception(error)
         if self.is_first:
             time.sleep(2 * self._patience / _BEATS)  # until the others have read why
-        code = error.exit_code if isinstance(error, UserError) else 130 if isinstance(error, KeyboardInterrupt) else 1
         _end(code)
 
     def _watch(self) -> None:
@@ -134,7 +136,7 @@ class Peers:
                 self._seen[index] = (state, now)
             if self._left.is_set() or state == _GOOD_BYE:
                 continue
-            if state == _FAILED and now - self._seen[index][1] > 2 * self._patience / _BEATS:
+            if state.startswith(_FAILED) and now - self._seen[index][1] > 2 * self._patience / _BEATS:
                 # By now this process would have its own word for what all of them agreed on.
                 self._end_for(f"process {index} stopped: see its output")
             silent = now - self._seen[index][1]
@@ -149,9 +151,12 @@ class Peers:
             self._end_for(_NO_ANSWER)
 
     def _end_for(self, reason: str) -> NoReturn:
-        line = f"error: {reason}; start all processes again, and they continue from the last checkpoint"
-        print(line, file=sys.stderr)
-        _end(RUN_AGAIN)
+        # Whoever loses process 0 may have heard before why it, or another one, went.
+        words = [state.split() for state, _ in self._seen.values() if state.startswith(_FAILED)]
+        codes = [int(code) for _, code in words if int(code) < _SIGNALLED]
+        again = "; start all processes again, and they continue from the last checkpoint" if not codes else ""
+        print(f"error: {reason}{again}", file=sys.stderr)
+        _end(max(codes, default=RUN_AGAIN))
 
     def _say_last(self, state: str) -> None:
         with self._speaking:

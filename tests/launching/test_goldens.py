@@ -103,12 +103,12 @@ def test_hadolint_finds_nothing_in_the_dockerfile():
     assert checked.returncode == 0
 
 
-def test_dockerfile_copies_all_that_the_package_is_built_from_and_runs_as_nobody_special():
+def test_dockerfile_copies_all_that_the_package_is_built_from():
     lines = (ROOT / "launch" / "Dockerfile").read_text().splitlines()
     copied = {word for line in lines if line.startswith("COPY ") for word in line.split()[1:-1]}
     assert copied >= {"bioclip_jax", "configs", "data", "evals", "launch", "setup.py", "pyproject.toml", "MANIFEST.in"}
     assert all((ROOT / name).exists() for name in copied)
-    assert "USER 1000" in lines
+    assert not any(line.startswith("USER ") for line in lines)  # xpk gives a job no user, and TPU devices are root's
     assert 'ENTRYPOINT ["/usr/bin/tini", "--"]' in lines
 
 

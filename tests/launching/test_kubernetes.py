@@ -144,7 +144,7 @@ def test_exit_codes_decide_whether_a_run_is_started_again(golden):
     assert {acts_on(job_set, code) for code in (1, 2, 126, 127)} == {"FailJobSet"}
     assert acts_on(job_set, 1, disrupted=True) == "RestartJobSet"
     assert job_set["spec"]["failurePolicy"]["maxRestarts"] == 50
-    assert set(RESTARTED) == {42, *range(128, 256)}
+    assert set(RESTARTED) == {42, *range(129, 256)}
 
 
 def test_processes_on_gpus_find_the_first_by_its_name():

@@ -294,7 +294,7 @@ def test_gpus_by_their_name_are_nodes_with_what_serves_their_kind(render):
     assert "export CUDA_DEVICE_MAX_CONNECTIONS=1" in shown
     assert environment(Machines(1, 8, "a100-80"), {"NCCL_NVLS_ENABLE": "0"})["NCCL_NVLS_ENABLE"] == "0"
     assert "CUDA_DEVICE_MAX_CONNECTIONS" not in environment(Machines(1, 8, "a100-80"), {})
-    assert environment(TpuSlices("v5e", (4, 4)), {}) == {"PYTHONUNBUFFERED": "1"}
+    assert environment(TpuSlices("v5e", (4, 4)), {}) == {"PYTHONUNBUFFERED": "1", "JAX_PLATFORMS": "tpu,cpu"}
 
 
 def test_machine_with_processors_only_is_one_device(render):

@@ -1,5 +1,6 @@
 """The rendered scripts, run for real with stand-ins for srun, docker, gcsfuse and the trainer on the path."""
 
+import shlex
 import shutil
 import signal
 import stat
@@ -107,6 +108,7 @@ SCRIPTS = {"slurm": (slurm_script, "srun"), "vm": (vm_script, "bioclip-jax")}
         ([2], 2, 1),
         ([42, 1], 1, 2),
         ([127], 127, 1),
+        ([128], 128, 1),  # containerd: it could not be started
         ([42] * 9, 1, 4),
     ],
 )
@@ -170,10 +172,37 @@ def test_last_job_of_a_slurm_array_does_not_speak_for_the_whole_array(world):
 
 def test_slurm_cache_lies_in_memory_and_is_removed_after_the_run(world):
     script = slurm_script(job(cache=Cache("ram", 10, {"data": 1.0})))
+    world.says("scontrol", "JobId=7 JobState=RUNNING Requeue=1")
     assert world.run(script, SLURM_JOB_NUM_NODES="2") == 0
     first, last = world.calls("srun")
     assert first[-4:] == ["--data.cache-folder", "/dev/shm/bioclip-jax-7/data", "--data.cache-bytes", "9000000000"]
     assert last == ["--nodes=2", "--ntasks=2", "--ntasks-per-node=1", "rm", "-rf", "--", "/dev/shm/bioclip-jax-7"]
+
+
+def test_slurm_cache_of_a_cancelled_job_is_removed_where_the_script_runs(world, tmp_path):
+    (tmp_path / "disk/bioclip-jax-7").mkdir(parents=True)
+    script = slurm_script(job(cache=Cache("local-ssd", 10, {"data": 1.0})), Site(local_disk=f"{tmp_path}/disk"))
+    world.says("scontrol", "JobId=7 JobState=COMPLETING")
+    assert world.run(script, SLURM_JOB_NUM_NODES="2") == 0
+    assert len(world.calls("srun")) == 1
+    assert list((tmp_path / "disk").iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("image", "name"),
+    [
+        ("us-docker.pkg.dev/p/image:1", "us-docker.pkg.dev#p/image:1"),
+        ("localhost:5000/image", "localhost:5000#image"),
+        ("team/image:1", "team/image:1"),
+        ("image", "image"),
+        ("/shared/image.sqsh", "/shared/image.sqsh"),
+        ("./image.sqsh", "./image.sqsh"),
+        ("registry.example#team/image:1", "registry.example#team/image:1"),
+    ],
+)
+def test_pyxis_finds_an_image_by_the_name_that_docker_has_for_it(image, name):
+    script = slurm_script(job(), Site(container="pyxis", image=image))
+    assert f"--container-image={shlex.quote(name)} " in script
 
 
 def test_slurm_container_sees_the_folders_and_the_cache(world, tmp_path):

@@ -79,8 +79,9 @@ def send(number):
         ([-9, 42], None, 42),
         ([42, 1], None, 1),  # a peer notices a failure before the process has ended
         ([2, 1, 42], None, 2),
-        ([130, 42], None, 42),  # as schedulers have it: 128 and more stand for a signal
+        ([130, 42], None, 42),  # as schedulers have it: more than 128 stands for a signal
         ([137, 1], None, 1),
+        ([128, 42], None, 128),
         ([127, 42], None, 127),
         ([42, -9], signal.SIGTERM, 42),
         ([0, 0], signal.SIGTERM, 0),  # it was done anyway
