@@ -28,6 +28,8 @@ from bioclip_jax.errors import UsageError, UserError
 
 MAX_PIXELS = 89_478_485
 """The largest image read by default, in pixels: Pillow's own limit (a quarter of a GiB as 24-bit RGB)."""
+MAX_FILE_BYTES = 2**30
+"""The largest file read: more than the largest image would need without any compression."""
 _MOST_SCRATCH = 2**22  # pixels; 12 MB a thread
 _THREAD = threading.local()
 _MAX_SCANNED = 20 * MAX_PIXELS  # pixels times scans: a small progressive JPEG of many scans would take minutes
@@ -83,6 +85,8 @@ def open_image(source: ImageSource, *, max_pixels: int = MAX_PIXELS) -> Image.Im
         return _load(source, str(getattr(source, "filename", "") or "image"), b"", max_pixels)
     what = "image" if isinstance(source, bytes) else str(source)
     try:
+        if not isinstance(source, bytes) and Path(source).stat().st_size > MAX_FILE_BYTES:
+            raise ImageError("too large", what, f"a file of more than {MAX_FILE_BYTES:,} bytes")
         data = source if isinstance(source, bytes) else Path(source).read_bytes()
     except FileNotFoundError:
         raise ImageError("no such file", what) from None

@@ -15,6 +15,7 @@ from PIL import Image
 from bioclip_jax.errors import UsageError
 from bioclip_jax.images import (
     CROP_DRAWS,
+    MAX_FILE_BYTES,
     ImageError,
     centre_crop_geometry,
     decode,
@@ -25,6 +26,8 @@ from bioclip_jax.images import (
     squash,
     training_image,
 )
+from bioclip_jax.pipeline.photo_table import read_image
+from bioclip_jax.pipeline.record import BadRecord
 
 pytestmark = pytest.mark.core
 
@@ -301,6 +304,16 @@ def test_a_small_file_that_would_take_minutes_is_refused():
     for refuse in (decode, open_image):
         with pytest.raises(ImageError, match=r"too large \(9000 x 9000 pixels in 1\d\d scans\)"):
             refuse(bomb)
+
+
+def test_a_file_larger_than_any_photo_is_not_read(tmp_path):
+    path = tmp_path / "scan.tif"
+    with path.open("wb") as file:
+        file.truncate(MAX_FILE_BYTES + 1)
+    with pytest.raises(ImageError, match=r"scan\.tif: too large \(a file of more than 1,073,741,824 bytes\)"):
+        open_image(path)
+    with pytest.raises(BadRecord, match="file has more than"):
+        read_image(tmp_path, "scan.tif", "scan")
 
 
 def test_what_lies_behind_a_photo_or_inside_as_a_thumbnail_is_no_scan():

@@ -44,13 +44,16 @@ def compare_all(
 ) -> list[Difference]:
     """`first` less `second` in balanced and micro accuracy, for every protocol, variant, split and rank of both.
 
-    A photo that was asked about in several folds or seeds counts by its share of right answers.
+    A photo that was asked about in several folds or seeds counts by its share of right answers. Photos of probes have
+    several labels each, and no balanced accuracy.
     """
     one, other = _by_place(first), _by_place(second)
     return [
         row
         for place, answers in one.items()
-        for row in _paired(place, answers, other.get(place, {}), METRICS, resamples, seed)
+        for row in _paired(
+            place, answers, other.get(place, {}), METRICS[1:] if place[0] == "probe" else METRICS, resamples, seed
+        )
     ]
 
 

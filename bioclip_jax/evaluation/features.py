@@ -23,6 +23,7 @@ from bioclip_jax.evaluation.head_cache import kept_texts
 from bioclip_jax.heads import KeptTexts
 from bioclip_jax.images import ImageError, ImageSource
 from bioclip_jax.pipeline.manifest import read_manifest
+from bioclip_jax.pipeline.readers import DAMAGED
 from bioclip_jax.pipeline.record import BadRecord, RecordSource
 from bioclip_jax.recipes import load_recipe
 from bioclip_jax.text.taxonomy import Taxon
@@ -203,11 +204,14 @@ def _kept(cache: ArrayCache, key: str, rows: np.ndarray) -> _Chunk | None:
 
 
 def _will_stay(chunk: _Chunk, rows: np.ndarray, data: str | Sequence[FileStamp]) -> bool:
-    """Not where a file could not be read that is there by all that the key of the chunk says: next time it may be."""
+    """Not where a file could not be read that is there, and whole, by all that the key of the chunk says.
+
+    Next time it may be. A photo that is damaged within its record stays so.
+    """
     failed = [
         row
         for row, name in zip(rows.tolist(), chunk.names, strict=True)
-        if isinstance(name, str) and name.startswith((MISSING, UNREADABLE))
+        if isinstance(name, str) and name.startswith((MISSING, UNREADABLE, DAMAGED))
     ]
     return all(not isinstance(data, str) and data[row].size < 0 for row in failed)
 

@@ -31,6 +31,7 @@ from bioclip_jax.evaluation.claims import Claims
 from bioclip_jax.evaluation.data import Data
 from bioclip_jax.evaluation.encoder import Encoder
 from bioclip_jax.evaluation.features import has_manifest
+from bioclip_jax.evaluation.file_stamps import UNREADABLE
 from bioclip_jax.evaluation.measure import Findings, Settings, measure
 from bioclip_jax.evaluation.measure_tasks import measure_tasks, photos_hash
 from bioclip_jax.evaluation.methods import well_formed
@@ -39,6 +40,7 @@ from bioclip_jax.evaluation.rows import Difference, Figure, Measurement, Run
 from bioclip_jax.evaluation.suite import refused
 from bioclip_jax.evaluation.table import figures_table
 from bioclip_jax.evaluation.task_benchmark import TaskBenchmark
+from bioclip_jax.pipeline.readers import DAMAGED
 
 PACKAGES = ("bioclip-jax", "jax", "jaxlib", "numpy", "scipy", "pillow")
 SECONDS_BETWEEN_LOOKS = 2.0
@@ -182,7 +184,7 @@ class _Suite:
         """A benchmark as it is when the command begins: what is measured from now on is up to date."""
         item = _Item(place, benchmark, self._identity(benchmark))
         live = isinstance(benchmark, Benchmark) and not has_manifest(benchmark.dataset)
-        if (again or live) and (kept := database.kept(item.identity)):
+        if (kept := database.kept(item.identity)) and (again or live or _could_not_be_read(kept.run)):
             item.outdated = kept.run.started
         return item
 
@@ -308,6 +310,12 @@ def _without_effect(settings: Settings, benchmarks: Sequence[Benchmark | TaskBen
     if not names or not flags:
         return ""
     return f"{', '.join(flags)} cannot change the protocols of published tasks: {', '.join(names)}"
+
+
+def _could_not_be_read(run: Run) -> bool:
+    """Whether a run lacks photos whose files were there, so that the next one may have them."""
+    counts = [split.get("unreadable", {}) for split in json.loads(run.splits).values()]
+    return any(reason.startswith((UNREADABLE, DAMAGED)) for reasons in counts for reason in reasons)
 
 
 def _settings(settings: Settings, benchmark: Benchmark | TaskBenchmark) -> dict[str, object]:

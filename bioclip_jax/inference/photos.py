@@ -1,6 +1,6 @@
 """The photos that somebody has: files in folders, by pattern, or listed in a table; and their features, batch by batch.
 
-What cannot be read stays in the list, with the reason: nothing is dropped without a word.
+A photo that cannot be read stays in the list, with the reason; what is no photo, or no line of a table, is counted.
 """
 
 from __future__ import annotations
@@ -76,8 +76,9 @@ class Photos:
         known = hashlib.sha256()
         for key, (folder, name) in zip(self.keys, self.files, strict=True):
             try:
-                status = os.stat(folder / name if folder else name)  # noqa: PTH116 a Path for each costs more
-                found = [status.st_size, status.st_mtime_ns]
+                path = folder / name if folder else name
+                status = os.stat(path)  # noqa: PTH116 a Path for each costs more
+                found = [status.st_size, status.st_mtime_ns] if os.access(path, os.R_OK) else []
             except (OSError, ValueError):  # ValueError: a zero byte
                 found = []
             known.update(json.dumps([key, name, found]).encode())
@@ -172,7 +173,7 @@ def some_column(names: Sequence[str]) -> str:
 
 
 def _add_table(photos: Photos, path: Path, images: Path | None, columns: Sequence[str]) -> None:
-    """The files that a table lists, one row each; lines that cannot be parsed come last."""
+    """The files that a table lists, one row each; lines that cannot be parsed have none, and are counted in a note."""
     if wrong := [pair for pair in columns if "=" not in pair]:
         raise UsageError(f"--columns {wrong[0]}: write field=COLUMN, such as filepath={wrong[0]}")
     folder = (Path(images).expanduser() if images is not None else path.parent).resolve()

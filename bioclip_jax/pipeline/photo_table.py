@@ -19,6 +19,7 @@ import numpy as np
 import pyarrow as pa
 
 from bioclip_jax.errors import UsageError
+from bioclip_jax.images import MAX_FILE_BYTES
 from bioclip_jax.pipeline.record import BadRecord, Record
 from bioclip_jax.text.cleaning import clean_taxon
 from bioclip_jax.text.taxonomy import RANKS, Taxon
@@ -131,8 +132,11 @@ def read_image(images: Path, name: str, key: str) -> bytes:
     if path.is_absolute() or PureWindowsPath(name).drive or ".." in path.parts:
         raise BadRecord(key, f"file is outside the image folder: {name}")
     try:
-        if stat.S_ISFIFO((images / path).stat().st_mode):  # opening it would wait for ever
+        status = (images / path).stat()
+        if stat.S_ISFIFO(status.st_mode):  # opening it would wait for ever
             raise BadRecord(key, "file cannot be read: it is a pipe")
+        if status.st_size > MAX_FILE_BYTES:
+            raise BadRecord(key, f"file has more than {MAX_FILE_BYTES:,} bytes")
         return (images / path).read_bytes()
     except FileNotFoundError:
         raise BadRecord(key, f"file is missing: {name}") from None

@@ -24,6 +24,8 @@ from bioclip_jax.pipeline.shards import decode_example
 from bioclip_jax.pipeline.storage import is_remote, join
 from bioclip_jax.recipes import builtin_recipes, call_recipe, check_arguments, is_bare_name, load_recipe
 
+DAMAGED = "damaged file"
+"""How the reason begins why a record cannot be read where its file cannot."""
 _MOST_OPEN = 1024
 _IN_MEMORY = 2**25
 """Where open files may hold more records, the offsets of records (8 bytes each) stay on disk, at one more read each."""
@@ -79,7 +81,7 @@ class ShardedSource:
             path = self._paths[file]
             if not is_remote(path) and not os.path.exists(path):  # noqa: PTH110
                 raise UserError(f"{path} is gone; see `bioclip-jax data verify`") from error
-            raise BadRecord(f"{os.path.basename(path)} record {row}", f"damaged file: {error}") from error  # noqa: PTH119
+            raise BadRecord(f"{os.path.basename(path)} record {row}", f"{DAMAGED}: {error}") from error  # noqa: PTH119
 
     def _opened(self, file: int) -> ArrayRecordReader:
         with self._lock:

@@ -48,6 +48,11 @@ def test_every_protocol_variant_and_rank_of_both_is_compared():
     assert (none.value, none.low, none.high, none.p_value) == (0, 0, 0, 1)
 
 
+def test_photos_of_probes_have_several_labels_and_no_balanced_accuracy():
+    (found,) = compare_all(answers([1, 0.5], protocol="probe"), answers([0, 0.5], protocol="probe"), resamples=20)
+    assert (found.metric, found.value) == ("micro_accuracy", 0.5)
+
+
 def test_shares_of_right_answers_count_as_shares():
     first, second = answers([0.75] * 8), answers([0.25] * 8)
     (balanced, micro) = compare_all(first, second, resamples=20)

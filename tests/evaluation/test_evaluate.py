@@ -15,6 +15,8 @@ from bioclip_jax.evaluation.results import Results
 from bioclip_jax.evaluation.rows import Difference, Figure, Prediction, Species
 from bioclip_jax.evaluation.run import evaluate
 from bioclip_jax.images import ImageError
+from bioclip_jax.pipeline.readers import DAMAGED, ShardedSource
+from bioclip_jax.pipeline.record import BadRecord
 
 pytestmark = pytest.mark.core
 
@@ -129,6 +131,28 @@ def test_damaged_features_are_computed_again_with_a_warning(run, model, coloured
     run(model, benchmark_of(coloured_directory), again=True)
     assert sum(model.seen) == 2 * photos
     assert "are damaged (BadZipFile); computing them again" in printed(quiet)
+
+
+def test_a_shard_that_could_not_be_read_once_is_read_the_next_time(
+    run, model, coloured_directory, benchmark_of, monkeypatch
+):
+    read = ShardedSource.__getitem__
+
+    def damaged(source, index):
+        if index == 1:
+            raise BadRecord("record 1", f"{DAMAGED}: a block of the disk")
+        return read(source, index)
+
+    with monkeypatch.context() as context:
+        context.setattr(ShardedSource, "__getitem__", damaged)
+        path = run(model, benchmark_of(coloured_directory))
+    for _ in range(2):  # the second time it is done
+        seen = sum(model.seen)
+        run(model, benchmark_of(coloured_directory))
+    assert sum(model.seen) == seen
+    with Results(path) as results:
+        (kept,) = results.runs().values()
+    assert all(split["unreadable"] == {} for split in json.loads(kept.splits).values())
 
 
 def test_unreadable_photos_are_counted_by_reason(run, model, coloured_photos, benchmark_of, tmp_path, quiet):

@@ -277,6 +277,14 @@ def test_several_databases_make_one_page_with_their_models_side_by_side(results,
         write_report([one, tmp_path / "nothing"], tmp_path / "report.html")
 
 
+def test_of_a_run_that_was_measured_twice_the_newer_counts_whatever_the_order(tmp_path):
+    for name, started in (("new", "2026-02-01"), ("old", "2026-01-01")):
+        published_run(tmp_path / f"{name}.sqlite", "nabirds", [], started=started)
+    with Results(tmp_path / "new.sqlite") as new, Results(tmp_path / "old.sqlite") as old:
+        for databases in ([new, old], [old, new]):
+            assert [found.run.started for found in runs_of(databases)] == ["2026-02-01"]
+
+
 def test_runs_are_told_apart_and_each_is_there_once(tmp_path):
     path = tmp_path / "results.sqlite"
     for number, started in enumerate(("2026-01-01", "2026-01-03", "2026-01-02")):

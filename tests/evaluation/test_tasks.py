@@ -200,7 +200,7 @@ def test_a_photo_that_could_not_be_read_once_is_read_the_next_time(run, model, p
     with monkeypatch.context() as context:
         context.setattr(Path, "read_bytes", stale)
         path = run(model, published(copied))
-    run(model, published(copied), again=True)
+    run(model, published(copied))
     with Results(path) as results:
         (kept,) = results.runs().values()
         assert json.loads(kept.splits)["test"]["unreadable"] == {"its file is missing": 1}

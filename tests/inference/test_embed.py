@@ -80,6 +80,14 @@ def test_an_interrupted_embedding_continues_with_the_photos_that_are_left(small,
     assert embed(small, photos, out, console=QUIET).computed == 0
 
 
+def test_photo_that_may_be_read_now_is_another(album, monkeypatch):
+    photos = open_photos([str(album)])
+    with monkeypatch.context() as context:
+        context.setattr(os, "access", lambda path, mode: not str(path).endswith("a.png"))
+        before = photos.digest()
+    assert photos.digest() != before
+
+
 def test_features_of_another_model_or_other_photos_are_not_mixed(small, other, album, tmp_path, monkeypatch):
     photos, out = open_photos([str(album)]), tmp_path / "f.parquet"
     embed(small, photos, out, console=QUIET)

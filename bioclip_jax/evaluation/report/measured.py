@@ -137,11 +137,12 @@ def _without_none(figure: Figure) -> Figure:
 
 
 def runs_of(databases: Iterable[Results]) -> list[Measured]:
-    """All runs of several databases, newest first; one that two of them hold is there once."""
+    """All runs of several databases, newest first; one that two of them hold is there once, as it was measured last."""
     found: dict[str, Measured] = {}
     for results in databases:
         for number, run in results.runs().items():
-            found[run.identity] = Measured(results, number, run)
+            if run.identity not in found or run.started > found[run.identity].run.started:
+                found[run.identity] = Measured(results, number, run)
     return sorted(found.values(), key=lambda measured: (measured.run.started, measured.number), reverse=True)
 
 

@@ -168,6 +168,7 @@ def differences_section(runs: Sequence[Measured]) -> Markup | None:
     caption = (
         f"{first.label} less {second.label}, in points, on the photos that both answered: paired bootstrap over "
         f"species or classes, {RESAMPLES:,} resamples; bold where the interval leaves out zero. "
+        "Of probes it is the share of photos with all labels right, or, where they are measured by F1, of labels. "
         f"p-values are not corrected for the {2 * len(places)} comparisons of this table."
     )
     table = tag("div", tag("table", head, tag("tbody", rows)), class_="table")

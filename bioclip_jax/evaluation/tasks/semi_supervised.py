@@ -87,7 +87,8 @@ class SemiSupervisedKMeans:
     Variants: `paper` clusters L2-normalised features and matches clusters to classes separately for the photos of old
     and of new classes; `paper v1` does so with features as they are, for the first seed only; `corrected` matches the
     clusters of `paper` once for all photos, so that no cluster stands for two classes. Each is also given for the old
-    and the new classes' photos alone. Intervals redraw photos; clusterings and matchings stay as they are.
+    and the new classes' photos alone. Intervals redraw species (classes where there is no taxonomy), each
+    with all its photos; clusterings and matchings stay as they are.
     """
 
     quick: ClassVar[bool] = False
