@@ -247,7 +247,7 @@ class LossConfig:
     """Rows whose captions coincide are not negatives of each other, where plain CLIP has them as negatives: the softmax
     loss leaves them out, to the sigmoid loss they are positives."""
     gather_bfloat16: bool = False
-    """Exchange text features between devices in bfloat16: half the bytes and memory, at bfloat16's precision."""
+    """Exchange and multiply features in bfloat16 in the loss: half the bytes and memory, at bfloat16's precision."""
     column_chunk: int = -1
     """Texts whose logits are in memory at once, on each device; -1 chooses, 0 takes all of them."""
 

@@ -49,5 +49,7 @@ def together(work: Callable[[], Result]) -> Result:
     if failure is not None:
         raise failure
     for exit_code, message in filter(None, failures):
-        raise (UsageError if exit_code == UsageError.exit_code else UserError)(message)
+        theirs = (UsageError if exit_code == UsageError.exit_code else UserError)(message)
+        theirs.exit_code = exit_code
+        raise theirs
     return result

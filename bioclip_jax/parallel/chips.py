@@ -114,6 +114,11 @@ CHIPS = {chip.name: chip for chip in _ALL}
 
 
 def chip_of(device_kind: str) -> Chip | None:
-    """The chip of a device that is here, by what JAX calls it; None where it is not in the table."""
+    """The chip of a device that is here, by what JAX calls it; None where it is not in the table.
+
+    Slower siblings, as "NVIDIA H100 PCIe" and "NVIDIA H200 NVL", begin with the same words and are not in it.
+    """
+    if device_kind.endswith(("H100 PCIe", "NVL")):
+        return None
     matches = [(len(kind), chip) for chip in _ALL for kind in chip.device_kinds if device_kind.startswith(kind)]
     return max(matches, key=lambda match: match[0])[1] if matches else None

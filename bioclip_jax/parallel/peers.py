@@ -31,6 +31,8 @@ PATIENCE_VARIABLE, PATIENCE_SECONDS = "BIOCLIP_JAX_PEER_SECONDS", 60.0
 _BEATS = 12  # signs of life within that time
 _PREFIX = "bioclip_jax/peers/"
 _GOOD_BYE, _FAILED = "left", "failed"  # the latter with the exit code
+_LASTING = ("RESOURCE_EXHAUSTED", "INVALID_ARGUMENT", "UNIMPLEMENTED")
+"""How errors of JAX's runtime begin that come again."""
 _SIGNALLED = 128  # and more: ended by a signal, or asked to
 _CALLED_BY_C: list[Any] = []
 _NO_ANSWER = "process 0 does not answer any more"
@@ -74,12 +76,11 @@ class Peers:
         if error is not None and not self.agreed:
             self._leave_at_once(error)
         self._exit_code = error.exit_code if isinstance(error, UserError) else 0
-        self._left.set()
         with contextlib.suppress(jax.errors.JaxRuntimeError):  # this process is done, whatever became of the first
             self._await_others()
 
     def _await_others(self) -> None:
-        self._say(_GOOD_BYE)
+        self._say_last(_GOOD_BYE)
         deadline = time.monotonic() + self._patience
         # The first process is the door of the coordination service, so it is the last to go.
         while self.is_first and time.monotonic() < deadline:
@@ -93,10 +94,9 @@ class Peers:
             # Most often it is a peer's death that shows here; the watch ends the process if it finds one.
             self._bearable = 4 * self._patience / _BEATS
             time.sleep(6 * self._patience / _BEATS)
-        self._left.set()
-        code = error.exit_code if isinstance(error, UserError) else 130 if isinstance(error, KeyboardInterrupt) else 1
+        code = _exit_code(error)
         try:
-            self._say(f"{_FAILED} {code}")
+            self._say_last(f"{_FAILED} {code}")
         except jax.errors.JaxRuntimeError:
             self._end_for(_NO_ANSWER)
         if isinstance(error, UserError):
@@ -153,7 +153,7 @@ class Peers:
     def _end_for(self, reason: str) -> NoReturn:
         # Whoever loses process 0 may have heard before why it, or another one, went.
         words = [state.split() for state, _ in self._seen.values() if state.startswith(_FAILED)]
-        codes = [int(code) for _, code in words if int(code) < _SIGNALLED]
+        codes = [int(code) for _, code in words if int(code) < _SIGNALLED and int(code) != RUN_AGAIN]
         again = "; start all processes again, and they continue from the last checkpoint" if not codes else ""
         print(f"error: {reason}{again}", file=sys.stderr)
         _end(max(codes, default=RUN_AGAIN))
@@ -168,6 +168,15 @@ class Peers:
 
     def _states(self) -> dict[str, str]:
         return {key.rpartition("/")[2]: value for key, value in self._client.key_value_dir_get(_PREFIX)}
+
+
+def _exit_code(error: BaseException) -> int:
+    """What ends the process says whether a restart may mend it, as it may a device or a network that failed."""
+    if isinstance(error, UserError):
+        return error.exit_code
+    if isinstance(error, jax.errors.JaxRuntimeError) and not str(error).startswith(_LASTING):
+        return RUN_AGAIN
+    return 130 if isinstance(error, KeyboardInterrupt) else 1
 
 
 def _on_abort(function: Callable[[int], None]) -> Any:

@@ -15,12 +15,13 @@ Layout of a work directory:
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import math
 import shutil
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
@@ -33,11 +34,13 @@ from bioclip_jax.config import CheckpointConfig, TrainConfig
 from bioclip_jax.config_json import from_dict, to_json
 from bioclip_jax.errors import UsageError, UserError
 from bioclip_jax.parallel.agreement import gather, together
+from bioclip_jax.parallel.distributed import RUN_AGAIN
+from bioclip_jax.pipeline.lock import exclusive
 from bioclip_jax.pipeline.manifest import write_json
 from bioclip_jax.training.file_sums import find_damage, has_sums, write_sums
 from bioclip_jax.training.step import TrainState
 
-CONFIG_NAME, CHECKPOINTS, TEMPORARY = "config.json", "checkpoints", "config.json.tmp"
+CONFIG_NAME, CHECKPOINTS, TEMPORARY, LOCK = "config.json", "checkpoints", "config.json.tmp", "lock"
 DATASET_NAME, DAMAGED = "dataset.json", ".damaged"
 _OF_A_HOST = tuple(
     f"{stream}.{name}"
@@ -60,26 +63,32 @@ FREE_FIELDS = (
 """What may differ between a run and its continuation without making it another run."""
 
 
-def prepare_work_dir(work_dir: Path, config: TrainConfig) -> None:
-    """Creates the directory and its config.json, or checks that the run found there is the same one.
+@contextlib.contextmanager
+def claimed_work_dir(work_dir: Path, config: TrainConfig) -> Iterator[None]:
+    """Creates the directory and its config.json, or finds the same run there, and keeps other processes out of it.
 
     Raises:
         UsageError: the directory holds something else, or a run of another config (the message names the field).
+        UserError: another process trains there, or it cannot be written.
     """
     path = work_dir / CONFIG_NAME
     if path.exists():
         require_same_run(work_dir, config)
-    elif work_dir.is_dir() and any(entry.name != TEMPORARY for entry in work_dir.iterdir()):
+    elif work_dir.is_dir() and any(entry.name not in (TEMPORARY, LOCK) for entry in work_dir.iterdir()):
         raise UsageError(
             f"{work_dir} is not empty and holds no run ({CONFIG_NAME} is missing); choose another --work-dir"
         )
-    try:
-        work_dir.mkdir(parents=True, exist_ok=True)
-        temporary = work_dir / TEMPORARY  # all that a run killed here leaves
-        temporary.write_text(to_json(config), encoding="utf-8")
-        temporary.replace(path)
-    except OSError as error:
-        raise UserError(f"{work_dir}: cannot be written ({error.strerror})") from None
+    with contextlib.ExitStack() as held:
+        try:
+            work_dir.mkdir(parents=True, exist_ok=True)
+            # Before anything of a run that goes on here is replaced.
+            held.enter_context(exclusive(work_dir / LOCK, f"{work_dir}: another process is training here now"))
+            temporary = work_dir / TEMPORARY  # with the lock all that a run killed here leaves
+            temporary.write_text(to_json(config), encoding="utf-8")
+            temporary.replace(path)
+        except OSError as error:
+            raise UserError(f"{work_dir}: cannot be written ({error.strerror})") from None
+        yield
 
 
 def require_same_run(work_dir: Path, config: TrainConfig) -> None:
@@ -179,11 +188,15 @@ def restore_latest(work_dir: Path, abstract: TrainState, say: Callable[[str], No
     for place, step in reversed(list(enumerate(steps))):
         path = folder.resolve() / str(step)
         # The first process reads all files once; the others' word would be the same.
-        damage = gather(find_damage(path) if jax.process_index() == 0 else None)[0]
+        damage = gather(together(partial(_find_damage, path)))[0]
         if damage is None:
             sound = has_sums(path)
             try:
-                return TrainState(**together(partial(load_tree, path, _fields(abstract))))
+                state = TrainState(**together(partial(load_tree, path, _fields(abstract))))
+                if not sound and jax.process_index() == 0:  # the process was killed before it had written them
+                    with contextlib.suppress(OSError):
+                        write_sums(path)
+                return state
             except UserError as error:
                 if sound:
                     raise
@@ -198,6 +211,19 @@ def restore_latest(work_dir: Path, abstract: TrainState, say: Callable[[str], No
             "in another --work-dir"
         )
     return None
+
+
+def _find_damage(path: Path) -> str | None:
+    """What the first process finds; a disk that does not answer now says nothing about what it holds."""
+    try:
+        return find_damage(path) if jax.process_index() == 0 else None
+    except OSError as error:
+        failure = UserError(
+            f"checkpoint {path} cannot be read now ({error.strerror or error}) and is left as it is; run the same "
+            "command again once it can"
+        )
+        failure.exit_code = RUN_AGAIN
+        raise failure from None
 
 
 def _set_aside(path: Path) -> None:
@@ -256,8 +282,8 @@ class Checkpoints:
             self._figures[done] = value
 
     def due(self, step: int) -> bool:
-        """Whether the state after `step` steps is to be saved: what was just measured might be the best."""
-        return any(step % every == 0 for every in self.intervals) or step in self._figures
+        """Whether the state after `step` steps is to be saved by the policy."""
+        return any(step % every == 0 for every in self.intervals)
 
     def save(self, state: TrainState, step: int) -> None:
         """Starts writing in the background, once the previous save is finished.

@@ -33,12 +33,16 @@ def has_sums(checkpoint: Path) -> bool:
 
 
 def find_damage(checkpoint: Path) -> str | None:
-    """What is wrong with the files of a checkpoint, in words; None if all are as they were written, or without sums."""
+    """What is wrong with the files of a checkpoint, in words; None if all are as they were written, or without sums.
+
+    Raises:
+        OSError: a file that is there cannot be read, which says nothing about what it holds.
+    """
     if not has_sums(checkpoint):
         return None
     try:
         sums = {name: (int(size), str(digest)) for name, (size, digest) in _read(checkpoint).items()}
-    except (OSError, ValueError, TypeError, AttributeError):
+    except (ValueError, TypeError, AttributeError):
         return f"{NAME} cannot be read"
     with ThreadPoolExecutor(_THREADS) as pool:
         found = pool.map(lambda item: _difference(checkpoint / item[0], item[0], *item[1]), sums.items())
@@ -53,8 +57,6 @@ def _difference(path: Path, name: str, size: int, digest: str) -> str | None:
         return f"{name} has other content than was written" if _sum(path)[1] != digest else None
     except FileNotFoundError:
         return f"{name} is missing"
-    except OSError as error:
-        return f"{name} cannot be read ({error.strerror})"
 
 
 def _read(checkpoint: Path) -> dict[str, tuple[int, str]]:

@@ -30,7 +30,7 @@ from bioclip_jax.training.profiling import Profiler
 from bioclip_jax.training.progress import StepProgress
 from bioclip_jax.training.recording import Pending, Recorder
 from bioclip_jax.training.requests import CTRL_C, Requests
-from bioclip_jax.training.signals import ABORT, PROFILE, SAVE, STOP, place_signals
+from bioclip_jax.training.signals import ABORT, PROFILE, REPLACED, SAVE, STOP, WAITED, place_signals
 from bioclip_jax.training.step import Program, TrainState
 
 
@@ -105,12 +105,13 @@ class Loop:
         alone = self.peers.count == 1
         rows, replaced = self._rows(state, step, feed)
         signals = {} if alone else self.requests.flags()
+        signals |= {WAITED: self.recorder.waited_milliseconds, REPLACED: replaced}
         if self.failure is not None:
             signals[ABORT] = 1
         self.profiler.before(step)
         state, values = self.compiled.run(state, rows, place_signals(signals, self.mesh))
         self._record()
-        self.pending = Pending(step, replaced, values)
+        self.pending = Pending(step, values)
         if alone:  # nobody has to be asked
             self._agree_on(self.requests.flags())
         if PROFILE in self.agreed:
@@ -168,7 +169,10 @@ class Loop:
         )
 
     def _pause(self, state: TrainState, done: int) -> None:
-        """After `done` steps: evaluates, saves, and ends the run where that was agreed."""
+        """After `done` steps: saves, evaluates, and ends the run where that was agreed.
+
+        The save comes first, and is written while the evaluation computes: whatever becomes of that, no step is lost.
+        """
         self._record()
         if self.aborted is not None:
             self._give_up(state, self.aborted)
@@ -176,21 +180,16 @@ class Loop:
         self.agreed = {column: value for column, value in agreed.items() if column == PROFILE}
         ends = STOP in agreed or self.recorder.has_failed
         with self.recorder.pausing():
-            if self.evaluation.due(done) and not ends:
+            is_measured = self.evaluation.due(done)  # what is measured might be the best
+            if ends or SAVE in agreed or done == total or self.checkpoints.due(done) or is_measured:
+                self._save(state, done)
+            if is_measured and not ends:
                 try:
                     if not self.evaluate(state, done):  # in all processes: some were asked to stop
                         agreed[STOP] = max(gather(self.requests.stop))
-                        ends = True
                 except UserError:  # all processes have it
-                    self._save(state, done)
                     self.peers.agreed = True
                     raise
-                except Exception:
-                    if self.peers.count == 1:
-                        self._save(state, done)
-                    raise
-            if ends or SAVE in agreed or done == total or self.checkpoints.due(done):
-                self._save(state, done)
         if self.recorder.has_failed:
             self.peers.agreed = True
             raise UserError(self.recorder.report())
@@ -205,6 +204,7 @@ class Loop:
         figures = self.evaluation.run(state.weights, done, lambda: bool(self.requests.stop))
         if figures:
             self.recorder.write_evaluation(done, figures)
+            self.recorder.flush()
             self.checkpoints.note_figures(done, figures)
         return bool(figures)
 

@@ -16,7 +16,7 @@ from bioclip_jax.pipeline.loader import Loader
 from bioclip_jax.training.goodput import Goodput
 from bioclip_jax.training.metrics import MetricsWriter
 from bioclip_jax.training.progress import StepProgress
-from bioclip_jax.training.signals import ABORT
+from bioclip_jax.training.signals import ABORT, REPLACED, WAITED
 from bioclip_jax.training.throughput import device_memory, peak_flops
 
 _REMEMBERED = 5
@@ -26,8 +26,6 @@ class Pending(NamedTuple):
     """A step that was sent to the devices."""
 
     step: int
-    replaced: int
-    """Bad samples among this process's rows."""
     values: dict[str, jax.Array]
 
 
@@ -72,6 +70,11 @@ class Recorder:
         yield
         self._waited += time.perf_counter() - start
 
+    @property
+    def waited_milliseconds(self) -> int:
+        """How long this process has waited for data since a step was last recorded."""
+        return round(1000 * self._waited)
+
     @contextlib.contextmanager
     def pausing(self) -> Iterator[None]:
         """Time inside is no step's."""
@@ -87,11 +90,14 @@ class Recorder:
         """
         values = jax.device_get(pending.values)
         signals = {column: int(value) for column, value in enumerate(values.pop("signals")) if value}
+        # The devices of all wait for the process whose data come last.
+        self._waited = max(self._waited, signals.pop(WAITED, 0) / 1000)
+        replaced = signals.pop(REPLACED, 0)
         if ABORT in signals:
             return signals
         figures = {name: float(value) for name, value in values.items()}
         figures["skipped"] = skipped = int(values["skipped"])
-        figures |= {"replaced_samples": pending.replaced, **self._times()}
+        figures |= {"replaced_samples": replaced, **self._times()}
         if self._metrics is not None:
             self._metrics.write(pending.step, figures)
         self._progress.advance(pending.step, figures)

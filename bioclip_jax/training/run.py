@@ -23,13 +23,12 @@ from bioclip_jax.parallel.mesh import make_mesh
 from bioclip_jax.parallel.peers import Peers
 from bioclip_jax.pipeline.loader import Loader
 from bioclip_jax.pipeline.local_paths import require_local
-from bioclip_jax.pipeline.lock import exclusive
 from bioclip_jax.training.checkpointing import (
     Checkpoints,
     check_dataset_note,
+    claimed_work_dir,
     common_fields,
     has_checkpoints,
-    prepare_work_dir,
     require_same_run,
     restore_latest,
 )
@@ -73,7 +72,8 @@ def train(
     with Peers() as peers, contextlib.ExitStack() as held, ended_by_sigterm():
         try:
             mesh = together(partial(_open_mesh, config))
-            is_new = gather(not has_checkpoints(work_dir))[0]
+            # Not in all: a network file system would remember for a while that there is no such folder.
+            is_new = gather(not has_checkpoints(work_dir) if peers.is_first else None)[0]
             streams = together(partial(open_streams, config, mesh))
             start = bool(config.initial_weights) and is_new
             initial = together(partial(open_initial, config)) if start else None  # before anything is written
@@ -101,8 +101,7 @@ def _claim(
 
     def prepare() -> None:
         if jax.process_index() == 0:
-            prepare_work_dir(work_dir, config)
-            held.enter_context(exclusive(work_dir / "lock", f"{work_dir}: another process is training here now"))
+            held.enter_context(claimed_work_dir(work_dir, config))
             check_dataset_note(work_dir, note, is_new)
             first_start(work_dir)
             meeting.write_text(token, encoding="utf-8")

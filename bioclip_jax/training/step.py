@@ -25,7 +25,7 @@ from bioclip_jax.models import clip
 from bioclip_jax.parallel.sharding import ShardingRules, batch_sharding, replicated, split_further
 from bioclip_jax.training.objective import SPECIES, Batch, Objective
 from bioclip_jax.training.optimizer import learning_rate_schedule, make_optimizer
-from bioclip_jax.training.signals import ABORT, SIGNALS
+from bioclip_jax.training.signals import ABORT, SIGNALS, reduced
 
 Metrics = dict[str, jax.Array]
 
@@ -135,7 +135,7 @@ def make_program(config: TrainConfig, mesh: Mesh, species: int = 0) -> Program:
     def step(state: TrainState, batch: Batch, signals: jax.Array) -> tuple[TrainState, Metrics]:
         (loss, extra), gradients = jax.value_and_grad(objective.loss, has_aux=True)(state.parameters, batch)
         gradients = jax.lax.with_sharding_constraint(gradients, moments)
-        norm, agreed = optax.tree.norm(gradients), jnp.max(signals, axis=0)
+        norm, agreed = optax.tree.norm(gradients), reduced(signals)
         updated = apply_gradients(state, gradients, optimizer, config)
         new = _if_usable(updated, state, jnp.isfinite(loss) & jnp.isfinite(norm), agreed[ABORT] > 0)
         metrics = {

@@ -140,6 +140,26 @@ def figures(work_dir):
     return [{name: value for name, value in row.items() if name not in TIMINGS} for row in read_metrics(work_dir)]
 
 
+def test_disk_that_does_not_answer_is_no_damage(run, copy, monkeypatch):
+    def stale(path):
+        raise OSError(116, "Stale file handle")
+
+    with monkeypatch.context() as context:
+        context.setattr("bioclip_jax.training.file_sums._sum", stale)
+        with pytest.raises(UserError, match=r"6 cannot be read now \(Stale file handle\) and is left") as failed:
+            continued(run, copy)
+    assert failed.value.exit_code == 42
+    assert not list((copy / "checkpoints").glob("*.damaged"))
+
+
+def test_checkpoint_whose_sums_were_not_written_gets_them_when_it_was_read(run, copy):
+    sums = copy / "checkpoints" / "6" / "file_sums.json"
+    sums.unlink()
+    assert "this run is finished" in continued(run, copy)
+    assert find_damage(copy / "checkpoints" / "6") is None
+    assert sums.exists()
+
+
 def test_run_continues_loudly_from_the_checkpoint_before_a_damaged_one(run, copy):
     name = damage(copy / "checkpoints" / "6", "flipped")
     said = continued(run, copy)
@@ -273,6 +293,22 @@ def test_stop_during_an_evaluation_leaves_it_to_the_next_start(run, tmp_path, mo
     monkeypatch.setattr(Evaluation, "run", evaluate)
     train(config, tmp_path / "run", Console(quiet=True))
     assert read_evaluations(tmp_path / "run") == read_evaluations(tmp_path / "whole")
+
+
+def test_an_evaluation_that_fails_costs_no_step(run, tmp_path, monkeypatch):
+    def failing(*arguments):
+        raise RuntimeError("the devices have no room for it")
+
+    config = dataclasses.replace(
+        load_recipe("configs", str(run[0])).config,
+        evaluation=EvaluationConfig(every_steps=3, validation_split="test", validation_steps=1),
+        checkpoint=CheckpointConfig(every_steps=100),
+    )
+    monkeypatch.setattr(Evaluation, "run", failing)
+    with pytest.raises(RuntimeError, match="no room"):
+        train(config, tmp_path / "run", Console(quiet=True))
+    assert finished_steps(tmp_path / "run") == [3]
+    assert len(read_metrics(tmp_path / "run")) == 3
 
 
 def test_checkpoints_come_by_time_besides_those_by_step(run, tmp_path):

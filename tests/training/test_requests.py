@@ -16,7 +16,7 @@ from bioclip_jax.training.feed import place
 from bioclip_jax.training.goodput import Goodput, first_start
 from bioclip_jax.training.profiling import parse_steps
 from bioclip_jax.training.requests import CTRL_C, TERMINATED, Requests
-from bioclip_jax.training.signals import ABORT, PROFILE, SAVE, SIGNALS, STOP, place_signals
+from bioclip_jax.training.signals import ABORT, PROFILE, REPLACED, SAVE, SIGNALS, STOP, WAITED, place_signals, reduced
 
 pytestmark = pytest.mark.core
 
@@ -53,9 +53,11 @@ def test_signals_ask_and_a_second_ctrl_c_does_not_wait(capfd):
 def test_signals_of_a_process_lie_in_the_rows_of_its_devices():
     mesh = make_mesh(2, 2)
     with jax.transfer_guard("disallow"):
-        signals = place_signals({STOP: 2, ABORT: 1}, mesh)
+        signals = place_signals({STOP: 2, ABORT: 1, REPLACED: 3}, mesh)
     assert signals.sharding == batch_sharding(mesh)
-    np.testing.assert_array_equal(signals, [[2, 0, 0, 1]] * 4)
+    np.testing.assert_array_equal(signals[:, :WAITED], [[2, 0, 0, 1]] * 4)
+    assert sorted(signals[:, REPLACED].tolist()) == [0, 0, 0, 3]
+    np.testing.assert_array_equal(reduced(signals), [2, 0, 0, 1, 0, 3])
     assert signals.shape == (4, SIGNALS)
 
 
