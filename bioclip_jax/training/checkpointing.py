@@ -308,6 +308,17 @@ class Checkpoints:
         except Exception as error:
             raise self._failed(error) from None
 
+    def settle(self, seconds: float) -> None:
+        """Gives what is being written so long to end. If it fails or takes longer, the checkpoint before it stands."""
+
+        def wait() -> None:
+            with contextlib.suppress(Exception):
+                self._wait()
+
+        waiting = threading.Thread(target=wait, daemon=True)
+        waiting.start()
+        waiting.join(seconds)
+
     def _wait(self) -> None:
         if self._finishing is not None:
             self._finishing.join()

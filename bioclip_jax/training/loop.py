@@ -33,6 +33,9 @@ from bioclip_jax.training.requests import CTRL_C, Requests
 from bioclip_jax.training.signals import ABORT, PROFILE, REPLACED, SAVE, STOP, WAITED, place_signals
 from bioclip_jax.training.step import Program, TrainState
 
+SETTLING_SECONDS = 120.0
+"""How long a process that failed waits for a save that has begun: its peers may never end theirs."""
+
 
 class Interrupted(UserError):
     """Ctrl-C or SIGTERM: the run stopped after a whole step and saved it.
@@ -91,6 +94,12 @@ class Loop:
                 ended_well = True
             except UserError:
                 ended_well = self.peers.count == 1 or self.peers.agreed
+                raise
+            except Exception:
+                if (
+                    self.peers.count > 1
+                ):  # whose failure it is the others do not know; a save that has begun is theirs, too
+                    self.checkpoints.settle(SETTLING_SECONDS)
                 raise
             finally:
                 feed.close()

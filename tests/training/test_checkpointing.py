@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -309,6 +310,15 @@ def test_an_evaluation_that_fails_costs_no_step(run, tmp_path, monkeypatch):
         train(config, tmp_path / "run", Console(quiet=True))
     assert finished_steps(tmp_path / "run") == [3]
     assert len(read_metrics(tmp_path / "run")) == 3
+
+
+def test_a_save_that_never_ends_is_not_waited_for_for_ever(tmp_path, monkeypatch):
+    checkpoints = Checkpoints(tmp_path, CheckpointConfig())
+    never, failing = threading.Event(), SimpleNamespace(wait=lambda: 1 / 0)
+    for checkpointer in (SimpleNamespace(wait=never.wait), failing):
+        monkeypatch.setattr(checkpoints, "_checkpointer", checkpointer)
+        checkpoints.settle(0.1)
+    never.set()
 
 
 def test_checkpoints_come_by_time_besides_those_by_step(run, tmp_path):
