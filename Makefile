@@ -54,7 +54,7 @@ test-core: $(VENV)/.dev ## the tests that need no PyTorch
 test-slow: $(VENV)/.torch ## the slow tests that each push runs
 	$(VENV)/$(PYTEST) -m 'slow and not full and not beam and not tpu'
 
-test-full: $(VENV)/.torch ## every test but those for Apache Beam and TPUs (an hour)
+test-full: $(VENV)/.torch ## every test but those for Apache Beam and TPUs (half an hour)
 	$(VENV)/$(PYTEST) -m 'not beam and not tpu'
 
 test-beam: $(VENV)-beam/.beam ## the tests by Apache Beam, in an environment of their own
