@@ -21,7 +21,7 @@ from bioclip_jax.errors import UserError
 
 @contextmanager
 def _torch_left_alone() -> Iterator[None]:
-    """tensorboardX imports PyTorch wherever it finds it, for what is not used here: a second and 200 MB of each run."""
+    """tensorboardX imports PyTorch wherever it finds it, for what is not used here: a second and 180 MB of each run."""
     if "torch" in sys.modules:
         yield
         return
