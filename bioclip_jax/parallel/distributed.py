@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import importlib.util
+import math
 import os
 import socket
 import sys
@@ -39,6 +40,22 @@ class Place:
     process_id: int
 
 
+def seconds_of(variable: str, default: float) -> float:
+    """What an environment variable says, in seconds.
+
+    Raises:
+        UsageError: it is no positive number.
+    """
+    text = os.environ.get(variable, str(default))
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = math.nan
+    if not 0 < seconds < math.inf:
+        raise UsageError(f"{variable} is {text!r}; it has to be a positive number of seconds")
+    return seconds
+
+
 def start(place: Place | None = None, cluster: str | None = None, seconds: float | None = None) -> None:
     """Joins the processes of a run, from a `place` or by what `cluster` says; neither: this process is alone.
 
@@ -46,11 +63,12 @@ def start(place: Place | None = None, cluster: str | None = None, seconds: float
     or 300, if not given.
 
     Raises:
+        UsageError: BIOCLIP_JAX_START_SECONDS is no positive number.
         UserError: process 0 cannot listen at its port, or a cluster does not say what it should.
     """
     if place is None and cluster is None:
         return
-    seconds = float(os.environ.get(START_VARIABLE, START_SECONDS)) if seconds is None else seconds
+    seconds = seconds_of(START_VARIABLE, START_SECONDS) if seconds is None else seconds
     # JAX's own service would take SIGTERM; the loop agrees on a step to stop at by itself.
     jax.config.update("jax_enable_preemption_service", False)
     # A peer that dies is noticed by `Peers`; JAX would abort this process without a word that a user understands.

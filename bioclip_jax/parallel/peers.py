@@ -24,7 +24,7 @@ import jax
 from jax._src import distributed  # the coordination service has no public door; Orbax takes this one, too
 
 from bioclip_jax.errors import UserError
-from bioclip_jax.parallel.distributed import RUN_AGAIN, answers
+from bioclip_jax.parallel.distributed import RUN_AGAIN, answers, seconds_of
 
 PATIENCE_VARIABLE, PATIENCE_SECONDS = "BIOCLIP_JAX_PEER_SECONDS", 60.0
 """How long a peer may be silent."""
@@ -48,7 +48,7 @@ class Peers:
     def __init__(self) -> None:
         self.count, self.here = jax.process_count(), jax.process_index()
         self.agreed = False
-        self._patience = float(os.environ.get(PATIENCE_VARIABLE, PATIENCE_SECONDS))
+        self._patience = seconds_of(PATIENCE_VARIABLE, PATIENCE_SECONDS)
         self._client: Any = distributed.global_state.client
         self._seen: dict[str, tuple[str, float]] = {}
         self._left = threading.Event()

@@ -1,7 +1,9 @@
 """With which exit code a process ends that hears, or misses, something of its peers."""
 
+import jax
 import pytest
 
+from bioclip_jax.errors import UsageError
 from bioclip_jax.parallel import peers
 from bioclip_jax.parallel.peers import Peers
 
@@ -57,3 +59,24 @@ def test_why_process_0_went_may_have_been_heard_before(watching):
     with pytest.raises(SystemExit) as ended:
         watch._end_for(peers._NO_ANSWER)
     assert ended.value.code == 2
+
+
+@pytest.mark.parametrize("text", ["soon", "", "0", "-1", "inf", "nan"])
+def test_patience_that_is_no_number_of_seconds_is_one_line(monkeypatch, text):
+    monkeypatch.setenv(peers.PATIENCE_VARIABLE, text)
+    with pytest.raises(UsageError, match=f"^BIOCLIP_JAX_PEER_SECONDS is {text!r}; it has to be a positive number"):
+        Peers()
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (UsageError("wrong"), 2),
+        (jax.errors.JaxRuntimeError("INTERNAL: the link is down"), 42),
+        (jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: out of memory"), 1),
+        (KeyboardInterrupt(), 130),
+        (ZeroDivisionError(), 1),
+    ],
+)
+def test_exit_code_says_whether_a_restart_may_mend_it(error, code):
+    assert peers._exit_code(error) == code
