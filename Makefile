@@ -63,7 +63,7 @@ test-beam: $(VENV)-beam/.beam ## the tests by Apache Beam, in an environment of 
 test-tpu: $(VENV)-tpu/.tpu ## compile for TPUs that are not here, in an environment of its own (TPU_TESTS=slow: full size)
 	$(VENV)-tpu/$(PYTEST) -m $(TPU_MARK_$(TPU_TESTS))
 
-fits: $(VENV)-tpu/.tpu ## compile full-size models for TPUs and GPUs that are not here, and write docs/fits.md and the plan in plan.md (a quarter of an hour)
+fits: $(VENV)-tpu/.tpu ## compile full-size models for TPUs and GPUs that are not here, for docs/fits.md and plan.md (15 minutes)
 	$(VENV)-tpu/bin/python tests/benchmarks/fits.py
 
 lint: $(VENV)/.dev ## style, format, types, and which floor imports which

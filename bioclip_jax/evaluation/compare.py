@@ -14,6 +14,7 @@ import numpy as np
 from bioclip_jax.evaluation.bootstrap import Bootstrap, difference
 from bioclip_jax.evaluation.metrics import METRICS, sample_weights
 from bioclip_jax.evaluation.rows import Difference, Prediction
+from bioclip_jax.evaluation.tasks.probe import PROTOCOL as PROBE
 
 RESAMPLES = 1000
 Photo = tuple[str, int]
@@ -51,10 +52,12 @@ def compare_all(
     return [
         row
         for place, answers in one.items()
-        for row in _paired(
-            place, answers, other.get(place, {}), METRICS[1:] if place[0] == "probe" else METRICS, resamples, seed
-        )
+        for row in _paired(place, answers, other.get(place, {}), _metrics_of(place[0]), resamples, seed)
     ]
+
+
+def _metrics_of(protocol: str) -> Sequence[str]:
+    return ("micro_accuracy",) if protocol == PROBE else METRICS
 
 
 Place = tuple[str, str, str, str]

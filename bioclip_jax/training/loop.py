@@ -96,9 +96,7 @@ class Loop:
                 ended_well = self.peers.count == 1 or self.peers.agreed
                 raise
             except Exception:
-                if (
-                    self.peers.count > 1
-                ):  # whose failure it is the others do not know; a save that has begun is theirs, too
+                if self.peers.count > 1:  # the others do not know of it, and a save that has begun is theirs, too
                     self.checkpoints.settle(SETTLING_SECONDS)
                 raise
             finally:
